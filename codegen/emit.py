@@ -1,0 +1,188 @@
+"""A plan as the text of one Triton kernel: program ids, loops, accumulators, stores.
+
+One walk, for every kernel: a value is computed in the outermost scope that knows all its axes; a reduction over a looped
+axis opens a loop where its result belongs, and reductions over the same axis share it; what needs a finished reduction
+goes to the next pass. Expressions are printed by `expressions.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from gradc.codegen.expressions import Argument, Expressions
+from gradc.codegen.index import Axis
+from gradc.codegen.nodes import Access, Node, Puller, walk
+from gradc.codegen.roles import KernelAxis, store_access
+from gradc.codegen.schedule import Scheduled
+from gradc.codegen.scope import INDENT, Scope, Variable
+from gradc.codegen.stages import Stage, offset_of
+from gradc.ir import Value
+from gradc.types import DType
+
+LIMIT_32 = 2**31
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A kernel's text and how to launch it."""
+
+    name: str
+    source: str
+    arguments: tuple[Argument, ...]
+    programs: int
+    warps: int
+    pipeline: int
+    helpers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tile to write: `node` into `buffer` at `access`."""
+
+    node: Node
+    buffer: Value
+    access: Access
+    stage: Stage
+
+
+def emit_kernel(kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str]) -> Emitted:
+    """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory."""
+    return _Kernel(kernel, buffer_names, dtypes).emit(name, heading)
+
+
+class _Kernel:
+    def __init__(self, kernel: Scheduled, buffer_names: dict[Value, str], dtypes: dict[Value, DType]):
+        self.kernel, self.plan = kernel, kernel.plan
+        self.axes = self.plan.axes
+        inside = {stage.value for stage in self.plan.stages}
+        buffers = {access.buffer for stage in self.plan.stages for access in stage.accesses} - inside
+        self.puller = Puller(kernel.axes, lambda value: value in buffers)
+        self.stores = [self._store(stage) for stage in self.plan.stages if stage.value in self.plan.stored]
+        self.nodes = walk([store.node for store in self.stores])
+        self.split = next((axis for axis in self.axes if axis.role == "split"), None)
+        self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
+        wide = self._needs_64_bits()
+        self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
+        self.print = Expressions(self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide)
+
+    def _store(self, stage: Stage) -> Store:
+        access = store_access(stage)
+        root = self.puller.at_own_axes(stage.value)
+        if stage.value not in self.plan.partial:
+            return Store(root, stage.value, access, stage)
+        heavy = next(node for node in walk([root]) if node.kind == "reduce" and node.value is stage.heavy.value)  # type: ignore[union-attr]
+        return Store(heavy, self.kernel.buffers[stage.value], access, stage)
+
+    def _needs_64_bits(self) -> frozenset[KernelAxis]:
+        """The axes along which some array extends over 2**28 elements or more, if any array passes 2**31."""
+        far: set[Axis] = set()
+        too_far = False
+        accesses = [node.detail for node in self.nodes if node.kind == "load"] + [store.access for store in self.stores]
+        for access in accesses:
+            offset = offset_of(access)
+            low, high = offset.bounds()
+            too_far |= max(-low, high) >= LIMIT_32
+            for term, step in offset.terms:
+                extent = abs(step) * (term.size if isinstance(term, Axis) else prod(a.size for a in getattr(term, "index", term.node if hasattr(term, "node") else term).axes))
+                if extent >= LIMIT_32 // 8:
+                    far |= {term} if isinstance(term, Axis) else set(term.index.axes if hasattr(term, "index") else term.node.axes)
+        return frozenset(axis for axis in self.axes if far & set(axis.axes)) if too_far else frozenset()
+
+    # The walk --------------------------------------------------------------------------------------------------------
+
+    def emit(self, name: str, heading: list[str]) -> Emitted:
+        self.print.place_programs(self.split)
+        if self.split is None:
+            self._body(self.root, self.stores, [])
+        else:
+            self._split_loop(self.split)
+        source = "\n".join([*heading, "@triton.jit", f"def {name}({self.print.signature()}):", *self.root.lines])
+        programs = prod(axis.programs for axis in self.axes)
+        return Emitted(name, source, self.print.arguments(), programs, self.plan.warps, self.plan.pipeline, frozenset(self.print.helpers))
+
+    def _split_loop(self, split: KernelAxis) -> None:
+        """Each program takes every parts-th tile; sums over tiles are carried and stored after the loop."""
+        carried = [node for node in self.nodes if node.kind == "reduce" and self._crosses(node, split)]
+        for node in carried:
+            self.print.start_accumulator(self.root, node)
+        body = Scope(self.root, self.root.bound | {split})
+        self.print.open_split(body, split)
+        along = [store for store in self.stores if self._runs_along(store.node, store, split)]
+        self._body(body, along, carried)
+        body.close()
+        for node in carried:
+            self.print.finish_accumulator(self.root, node)
+        self._body(self.root, [store for store in self.stores if store not in along], [], passes=False)
+
+    def _runs_along(self, node: Node, store: Store, axis: KernelAxis) -> bool:
+        return bool(frozenset(store.stage.own) & frozenset(axis.axes)) and store.stage.value not in self.plan.partial
+
+    def _crosses(self, node: Node, axis: KernelAxis) -> bool:
+        return bool(frozenset(reduced_axes(node)) & frozenset(axis.axes))
+
+    def _body(self, scope: Scope, stores: list[Store], carried: list[Node], passes: bool = True) -> None:
+        """Statements of one scope: passes over the looped axis, then what is left."""
+        loop = self.loop if passes else None
+        late_stores, late_carried = list(stores), list(carried)
+        if loop is not None:
+            late_stores = [store for store in stores if not self._runs_along(store.node, store, loop)]
+            late_carried = [node for node in carried if not self._along(node.operands[0], loop)]
+            self._passes(scope, loop, stores, carried, late_stores, late_carried)
+        for node in late_carried:
+            self.print.accumulate(scope, node)
+        for store in late_stores:
+            self._write(scope, store)
+
+    def _along(self, node: Node, axis: KernelAxis) -> bool:
+        return bool(node.axes & frozenset(axis.axes))
+
+    def _passes(self, scope: Scope, loop: KernelAxis, stores: list[Store], carried: list[Node], late_stores: list[Store], late_carried: list[Node]) -> None:
+        needed = walk([*(store.node for store in stores if store.node not in carried), *(node.operands[0] for node in carried)])
+        levels = self._levels(needed, loop)
+        folded = [node for node in needed if self._crosses(node, loop) and node not in carried and scope.find(node) is None]
+        along_stores = [store for store in stores if store not in late_stores]
+        along_carried = [node for node in carried if node not in late_carried]
+
+        def level_of(node: Node) -> int:
+            return max((levels[x] for x in node.operands), default=0)
+
+        last = max([*(level_of(node) for node in (*folded, *along_carried)), *(levels[store.node] for store in along_stores)], default=-1)
+        for number in range(last + 1):
+            here = [node for node in folded if level_of(node) == number]
+            for node in here:
+                self.print.start_accumulator(scope, node)
+            body = Scope(scope, scope.bound | {loop})
+            self.print.open_loop(body, loop)
+            for node in (*here, *(node for node in along_carried if level_of(node) == number)):
+                self.print.accumulate(body, node)
+            for store in along_stores:
+                if levels[store.node] == number:
+                    self._write(body, store)
+            body.close()
+            for node in here:
+                self.print.finish_accumulator(scope, node)
+
+    def _levels(self, nodes: list[Node], loop: KernelAxis) -> dict[Node, int]:
+        """The pass in which each node can first be computed: one later than the reductions along the loop it needs."""
+        levels: dict[Node, int] = {}
+        for node in nodes:
+            before = max((levels[x] for x in node.operands if x in levels), default=0)
+            levels[node] = before + 1 if self._crosses(node, loop) else before
+        return levels
+
+    def _write(self, scope: Scope, store: Store) -> None:
+        value = self.print.at(store.node, scope)
+        part = self.split if store.stage.value in self.plan.partial else None
+        once = [axis for axis in self.axes if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & frozenset(store.stage.own)]
+        self.print.store(scope, value, store.buffer, store.access, part, once)
+
+
+def reduced_axes(node: Node) -> tuple[Axis, ...]:
+    """The axes a node folds away."""
+    if node.kind == "reduce":
+        return node.detail[1]
+    return node.detail.summed if node.kind == "dot" else ()
+
+
+__all__ = ["INDENT", "Emitted", "Variable", "emit_kernel", "reduced_axes"]

@@ -1,0 +1,75 @@
+"""Says in words what was decided: the comment over each kernel, and the story `explain()` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gradc.codegen.cost import Buffer, Traffic
+from gradc.codegen.roles import KernelAxis
+from gradc.codegen.schedule import Scheduled
+from gradc.ir import Value
+
+if TYPE_CHECKING:
+    from gradc.codegen.lower import LaunchSequence
+
+
+def heading(kernel: Scheduled, title: str, phase: str, identifiers: Mapping[Value, str], traffic: Traffic) -> list[str]:
+    """The comment lines above a kernel: what it makes, its schedule, its traffic."""
+    made = ", ".join(identifiers[value] for value in kernel.writes)
+    source = next((f"  {stage.value.source}" for stage in kernel.plan.stages if stage.value.source), "")
+    return [
+        f"# {title}, {phase}: {made}{source}",
+        f"# schedule   {schedule_line(kernel)}",
+        f"# traffic    reads {_listed(traffic.reads)}; writes {_listed(traffic.writes)}",
+    ]
+
+
+def schedule_line(kernel: Scheduled) -> str:
+    """A kernel's schedule in one line: `row: split 132 x 1   column: resident`."""
+    return "   ".join(f"{axis.name}: {_role(axis)}" for axis in kernel.plan.axes) or "one program"
+
+
+def _role(axis: KernelAxis) -> str:
+    if axis.role == "split":
+        return f"split {axis.programs}" + (f" x loop {axis.block}" if axis.tiles > axis.programs else "")
+    return axis.role if axis.role == "resident" else f"{axis.role} {axis.block}"
+
+
+def _listed(buffers: tuple[Buffer, ...]) -> str:
+    return ", ".join(f"{buffer.name} ({size(buffer.bytes)})" if buffer.bytes >= 1e5 else buffer.name for buffer in buffers) or "nothing"
+
+
+def size(count: int) -> str:
+    """Bytes for a reader."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def story(sequence: LaunchSequence) -> str:
+    """A launch sequence in words: a line per kernel, what rides along in it, and why the next kernel is another one."""
+    lines = [f"{sequence.phase}: {len(sequence.scheduled)} launch{'' if len(sequence.scheduled) == 1 else 'es'}"]
+    for kernel, emitted in zip(sequence.scheduled, sequence.emitted, strict=True):
+        lines.append(f"  {emitted.name:<32} {schedule_line(kernel)}")
+        lines.append(f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel)}")
+        lines += [f"      {reason}" for reason in _reasons(kernel, sequence.identifiers)]
+    return "\n".join(lines)
+
+
+def _inside(kernel: Scheduled) -> str:
+    """Reductions that are computed and used in the kernel without being stored."""
+    kept = [stage.heavy.value for stage in kernel.plan.stages if stage.heavy is not None and stage.value not in kernel.plan.stored]
+    return f"; computed in passing: {', '.join(value.name or value.operation.name for value in kept)}" if kept else ""
+
+
+def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:
+    reasons = []
+    for stage in kernel.plan.stages:
+        name = identifiers.get(stage.value) or stage.value.name or stage.value.operation.name
+        if stage.value in kernel.plan.partial:
+            reasons.append(f"{name} is summed over what the programs share out: each leaves a partial result, merged by a later kernel")
+    if any(axis.role == "loop" for axis in kernel.plan.axes) and not kernel.plan.is_product:
+        reasons.append("a row does not fit on chip: it is gone over in passes")
+    return reasons

@@ -1,0 +1,412 @@
+"""Prints the expressions of one kernel: index arithmetic, masks, loads, arithmetic, reductions, accumulators, stores.
+
+Each expression is printed once, in the outermost scope that knows its axes, under the user's name for it where there was
+one. Which statements stand in which loop is decided in `emit.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from gradc import types
+from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.names import Names
+from gradc.codegen.nodes import Access, Guard, Node
+from gradc.codegen.positions import Positions
+from gradc.codegen.roles import KernelAxis
+from gradc.codegen.scope import Scope, Variable
+from gradc.codegen.stages import offset_of
+from gradc.ir import Value
+from gradc.types import DType
+
+IDENTITIES = {"sum": 0, "prod": 1, "max": float("-inf"), "min": float("inf")}
+HELPERS = {"max": "larger", "min": "smaller", "prod": "multiplied"}
+INLINE_LENGTH = 44  # a longer expression gets a line of its own
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A parameter of a kernel: `kind` is buffer, size or constexpr; `value` is the Value or the number passed."""
+
+    name: str
+    kind: str
+    value: Any
+
+
+class Expressions:
+    def __init__(
+        self,
+        axes: tuple[KernelAxis, ...],
+        buffer_names: dict[Value, str],
+        dtypes: dict[Value, DType],
+        nodes: list[Node],
+        roots: list[Node],
+        root: Scope,
+        wide: frozenset[KernelAxis],
+    ):
+        self.axes, self.dtypes, self.root = axes, dtypes, root
+        self.names = Names(("pid",))
+        self.pointers: dict[Value, str] = {}
+        self.buffer_names = buffer_names
+        self.positions = Positions(axes, self.names, root, wide, self.at)
+        self.helpers: set[str] = set()
+        self.uses = Counter([*(operand for node in nodes for operand in node.operands), *roots])
+        self.accumulators: dict[Node, tuple[str, tuple[KernelAxis, ...]]] = {}
+        self._node_names: dict[Node, str] = {}
+
+    # Header ----------------------------------------------------------------------------------------------------------
+
+    def place_programs(self, split: KernelAxis | None) -> None:
+        self.positions.place_programs(split)
+
+    def open_split(self, body: Scope, split: KernelAxis) -> None:
+        self.positions.open_split(body, split)
+
+    def open_loop(self, body: Scope, loop: KernelAxis) -> None:
+        self.positions.open_loop(body, loop)
+
+    def arguments(self) -> tuple[Argument, ...]:
+        pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]
+        return (*pointers, *(Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items()))
+
+    def signature(self) -> str:
+        return ", ".join(f"{a.name}: tl.constexpr" if a.kind == "constexpr" else a.name for a in self.arguments())
+
+    def pointer(self, buffer: Value) -> str:
+        if buffer not in self.pointers:
+            self.pointers[buffer] = self.names.fresh(f"{self.buffer_names[buffer]}_ptr")
+        return self.pointers[buffer]
+
+    # Expressions -----------------------------------------------------------------------------------------------------
+
+    def tile_axes(self, axes: frozenset[Axis]) -> tuple[KernelAxis, ...]:
+        """The kernel axes along which an expression over `axes` has a tile dimension."""
+        return tuple(k for k in self.axes if is_vector(k) and axes & frozenset(k.axes))
+
+    def at(self, node: Node, scope: Scope) -> Variable:
+        """The variable (or short expression) for `node`, printing what it needs."""
+        known = scope.find(node)
+        if known is None:
+            known = self._make(node, scope)
+            scope.at_depth(known.depth).known[node] = known
+        return known
+
+    def _make(self, node: Node, scope: Scope) -> Variable:
+        if node.kind == "constant":
+            return Variable(literal(node.detail, node.dtype), (), 0, constant=True)
+        operands = [self.at(x, scope) for x in node.operands]
+        home = self._home(node, operands, scope)
+        text, axes, atomic = self._text(node, operands, home)
+        named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
+        if named or len(text) > INLINE_LENGTH:
+            return self._assign(node, text, axes, home)
+        return Variable(text, axes, home.depth, atomic)
+
+    def _home(self, node: Node, operands: list[Variable], scope: Scope) -> Scope:
+        """The outermost scope that knows the operands and every looped axis of the node."""
+        depth = max((x.depth for x in operands), default=0)
+        for outer in scope.chain():
+            if any(not outer.parent or k not in outer.parent.bound for k in self.axes if k.role in ("split", "loop") and self._uses_axis(node, k)):
+                depth = max(depth, outer.depth)
+                break
+        return scope.at_depth(min(depth, scope.depth))
+
+    def _uses_axis(self, node: Node, axis: KernelAxis) -> bool:
+        inside = frozenset(axis.axes)
+        needs_mask = node.kind == "reduce" and axis.role in ("split", "loop") and bool(inside & frozenset(node.detail[1]))
+        return bool(node.axes & inside) or needs_mask
+
+    def _assign(self, node: Node, text: str, axes: tuple[KernelAxis, ...], home: Scope) -> Variable:
+        name = self._name(node)
+        home.add(f"{name} = {text}", remark(node))
+        return Variable(name, axes, home.depth)
+
+    def _name(self, node: Node) -> str:
+        if node not in self._node_names:
+            wish = self.buffer_names[node.value] if node.kind == "load" else node.value.name
+            self._node_names[node] = self.names.fresh(wish or fallback_name(node))
+        return self._node_names[node]
+
+    def _text(self, node: Node, operands: list[Variable], scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+        if node.kind == "load":
+            axes = self.tile_axes(node.axes)
+            return self._load(node, axes, scope), axes, True
+        if node.kind == "position":
+            axes = self.tile_axes(node.axes)
+            text = self.positions.index_text(node.detail, axes, scope)
+            return f"({text}).to({triton_dtype(node.dtype)})" if not text.isidentifier() else f"{text}.to({triton_dtype(node.dtype)})", axes, True
+        if node.kind == "guard":
+            axes = self.tile_axes(node.axes)
+            return self.guard_text(node.detail, axes, scope), axes, False
+        if node.kind == "cast":
+            return self._cast(node, operands[0])
+        if node.kind == "apply":
+            return self._apply(node, operands, scope)
+        if node.kind == "scan":
+            return self._scan(node, operands[0], scope)
+        assert node.kind == "reduce", node.kind
+        return self._resident_reduce(node, operands[0], scope)
+
+    def _apply(self, node: Node, operands: list[Variable], scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+        axes = tuple(k for k in self.axes if any(k in x.axes for x in operands))
+        row, dtype = node.detail, node.operands[-1].dtype
+        template = row.spelling(dtype)
+        texts = []
+        for place, operand, x in zip("xyz", node.operands, operands, strict=False):
+            if template.count(f"{{{place}}}") > 1 and not x.text.isidentifier() and not x.constant:
+                x = self._assign(operand, x.text, x.axes, scope)
+                scope.known[operand] = x
+            texts.append(x.expanded(axes) if not x.constant else x.text)
+        call = is_call(template)
+        if all(x.constant for x in operands):
+            texts = [f"tl.full([], {text}, {triton_dtype(operand.dtype.compute)})" for text, operand in zip(texts, node.operands, strict=True)]
+        elif call:
+            texts = [text[1:-1] if is_wrapped(text) else text for text in texts]
+        return row.spell(dtype, *texts), axes, call
+
+    def _cast(self, node: Node, x: Variable) -> tuple[str, tuple[KernelAxis, ...], bool]:
+        origin, target = node.operands[0].dtype, node.detail
+        if x.constant:
+            return f"tl.full([], {x.text}, {triton_dtype(target.compute)})", (), True
+        text = x.operand()
+        if target == types.bool_:
+            return f"{text} != 0", x.axes, False
+        if target.is_floating and target.itemsize == 2:
+            return f"{text}.to({triton_dtype(target)}).to({triton_dtype(types.float32)})", x.axes, True
+        if target.compute == origin.compute:
+            return x.text, x.axes, x.atomic
+        return f"{text}.to({triton_dtype(target)})", x.axes, True
+
+    def _load(self, node: Node, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        access: Access = node.detail
+        pointer, offset = self.pointer(access.buffer), self.positions.index_text(offset_of(access), axes, scope)
+        address = pointer if offset == "0" else f"{pointer} + {offset}"
+        masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
+        guards = [self.guard_text(guard, axes, scope) for guard in access.guards]
+        conditions = [*masks, *(f"({text})" if " & " in text or len(masks) + len(guards) > 1 else text for text in guards)]
+        gathered = any(has_datum(guard.index) for guard in access.guards) and access.buffer.dtype.is_floating
+        other = 'float("nan")' if gathered else zero(access.buffer.dtype)
+        masked = f", mask={' & '.join(conditions)}, other={other}" if conditions else ""
+        dtype = self.dtypes[access.buffer]
+        return f"tl.load({address}{masked})" + (f".to({triton_dtype(dtype.compute)})" if dtype.compute != dtype else "")
+
+    def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        """The condition of a guard, leaving out the sides that always hold."""
+        text = self.positions.index_text(guard.index, axes, scope)
+        low, high = guard.index.bounds()
+        unsure = has_datum(guard.index)
+        parts = [f"({text} >= {guard.low})"] if unsure or low < guard.low else []
+        parts += [f"({text} < {guard.high})"] if unsure or high >= guard.high else []
+        parts += [f"(({text} - {guard.low}) % {guard.step} == 0)"] if guard.step > 1 else []
+        return parts[0][1:-1] if len(parts) == 1 and guard.step == 1 else " & ".join(parts) if parts else "True"
+
+    # Reductions ------------------------------------------------------------------------------------------------------
+
+    def _resident_reduce(self, node: Node, x: Variable, scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+        kind, reduced = node.detail
+        folded = [k for k in self.axes if is_vector(k) and frozenset(k.axes) & frozenset(reduced)]
+        text, axes = self._only_inside(node, node.operands[0], x, folded, scope)
+        return self._fold(kind, node.dtype, text, axes, folded), tuple(k for k in axes if k not in folded), True
+
+    def _fold(self, kind: str, dtype: DType, text: str, axes: tuple[KernelAxis, ...], folded: list[KernelAxis]) -> str:
+        for axis in reversed([k for k in axes if k in folded]):
+            position = axes.index(axis)
+            axes = tuple(k for k in axes if k is not axis)
+            if kind == "sum" or (kind in ("max", "min") and not dtype.is_floating):
+                text = f"tl.{kind}({text}, axis={position})"
+            else:
+                self.helpers.add(HELPERS[kind])
+                text = f"tl.reduce({text}, {position}, {HELPERS[kind]})"
+        return text
+
+    def _only_inside(self, node: Node, body: Node, x: Variable, folded: list[KernelAxis], scope: Scope) -> tuple[str, tuple[KernelAxis, ...]]:
+        """The body with the reduction's identity in the lanes that overhang, over all the axes folded."""
+        axes = tuple(k for k in self.axes if k in x.axes or k in folded)
+        missing = any(k not in x.axes for k in folded)
+        masks = [k for k in folded if k.overhangs]
+        if not missing and (not masks or (node.detail[0] == "sum" and self._zero_outside(body, frozenset(masks)))):
+            return x.text, axes
+        condition = " & ".join(self.positions.mask(k, axes, scope) for k in masks) or " & ".join(
+            f"({self.positions.index_text(Index(((k.axes[0], 1),)), axes, scope)} >= 0)" for k in folded if k not in x.axes
+        )
+        return f"tl.where({condition}, {x.expanded(axes)}, {identity(node.detail[0], node.dtype)})", axes
+
+    def _zero_outside(self, node: Node, masked: frozenset[KernelAxis]) -> bool:
+        """Whether an expression is exactly zero in the lanes that overhang any of `masked`."""
+        if node.kind == "load":
+            return not any(has_datum(g.index) for g in node.detail.guards) and masked <= frozenset(self.tile_axes(node.axes))
+        if node.kind == "cast":
+            return self._zero_outside(node.operands[0], masked)
+        if node.kind == "apply" and node.detail.name in ZERO_WHERE_OPERANDS_ARE:
+            return all(self._zero_outside(x, masked) for x in node.operands)
+        return False
+
+    def start_accumulator(self, scope: Scope, node: Node) -> None:
+        """The accumulator of a reduction over a loop, before it: a tile of the body's shape, folded once at the end."""
+        kind = "sum" if node.kind == "dot" else node.detail[0]
+        axes = self._accumulator_axes(node)
+        name = self._name(node) if node.kind == "dot" else self.names.fresh(self._wish(node) + "_acc")
+        shape = ", ".join(self.positions.block(k) for k in axes)
+        dtype = triton_dtype(node.dtype.compute)
+        start = f"tl.zeros([{shape}], {dtype})" if kind == "sum" else f"tl.full([{shape}], {identity(kind, node.dtype)}, {dtype})"
+        scope.add(f"{name} = {start}")
+        self.accumulators[node] = (name, axes)
+
+    def _wish(self, node: Node) -> str:
+        return node.value.name or fallback_name(node)
+
+    def _accumulator_axes(self, node: Node) -> tuple[KernelAxis, ...]:
+        if node.kind == "dot":
+            return self.tile_axes(frozenset((*node.detail.rows, *node.detail.columns)))
+        reduced = frozenset(node.detail[1])
+        return tuple(k for k in self.axes if is_vector(k) and frozenset(k.axes) & (node.axes | reduced))
+
+    def accumulate(self, scope: Scope, node: Node) -> None:
+        """One step of a reduction over a loop, inside it."""
+        name, axes = self.accumulators[node]
+        if node.kind == "dot":
+            return self._multiply(scope, node, name)
+        kind = node.detail[0]
+        body = node.operands[0]
+        x = self.at(body, scope)
+        folded = [k for k in axes if frozenset(k.axes) & frozenset(node.detail[1])]
+        text, _ = self._only_inside(node, body, x, folded, scope)
+        if text == x.text:
+            text = x.expanded(axes)
+        if kind == "sum":
+            scope.add(f"{name} += {text[1:-1] if is_wrapped(text) else text}", remark(node))
+        elif kind == "prod":
+            scope.add(f"{name} *= {text}", remark(node))
+        else:
+            nan = ", propagate_nan=tl.PropagateNan.ALL" if node.dtype.is_floating else ""
+            scope.add(f"{name} = tl.{kind}imum({name}, {text}{nan})", remark(node))
+
+    def _multiply(self, scope: Scope, node: Node, name: str) -> None:
+        dot = node.detail
+        a = self._operand(scope, node, node.operands[0], (*dot.rows, *dot.summed))
+        b = self._operand(scope, node, node.operands[1], (*dot.summed, *dot.columns))
+        precision = ', input_precision="ieee"' if node.dtype == types.float32 else ""
+        scope.add(f"{name} = tl.dot({a}, {b}, {name}{precision})", remark(node))
+
+    def _operand(self, scope: Scope, node: Node, body: Node, axes: tuple[Axis, ...]) -> str:
+        """A tile for the matrix unit: zero where the summed axis overhangs, rounded to the operand's dtype."""
+        x = self.at(body, scope)
+        wanted = self.tile_axes(frozenset(axes))
+        summed = [k for k in wanted if frozenset(k.axes) & frozenset(node.detail.summed) and k.overhangs]
+        text = x.expanded(wanted)
+        if summed and not self._zero_outside(body, frozenset(summed)):
+            text = f"tl.where({self.positions.mask(summed[0], wanted, scope)}, {text}, 0.0)"
+        if len(x.axes) < len(wanted):
+            text = f"tl.broadcast_to({text}, [{', '.join(self.positions.block(k) for k in wanted)}])"
+        return text if body.dtype.compute == body.dtype else f"{text}.to({triton_dtype(body.dtype)})"
+
+    def finish_accumulator(self, scope: Scope, node: Node) -> None:
+        """Folds the accumulator after its loop; the result is known from here on."""
+        name, axes = self.accumulators[node]
+        if node.kind == "dot":
+            scope.known[node] = Variable(name, axes, scope.depth)
+            return
+        folded = [k for k in axes if frozenset(k.axes) & frozenset(node.detail[1])]
+        text = self._fold(node.detail[0], node.dtype, name, axes, folded)
+        left = tuple(k for k in axes if k not in folded)
+        scope.known[node] = self._assign(node, text, left, scope) if text != name else Variable(name, left, scope.depth)
+
+    def _scan(self, node: Node, x: Variable, scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+        (along,), reverse = node.detail
+        axis = next(k for k in self.axes if along in k.axes)
+        text, axes = x.text, x.axes
+        if axis.overhangs and not self._zero_outside(node.operands[0], frozenset((axis,))):
+            text = f"tl.where({self.positions.mask(axis, axes, scope)}, {text}, {zero(node.dtype)})"
+        return f"tl.cumsum({text}, axis={axes.index(axis)}{', reverse=True' if reverse else ''})", axes, True
+
+    # Stores ----------------------------------------------------------------------------------------------------------
+
+    def store(self, scope: Scope, value: Variable, buffer: Value, access: Access, part: KernelAxis | None, once: list[KernelAxis]) -> None:
+        """Writes a tile. `part` is the split axis whose program number leads; `once` are grid axes only their first program writes for."""
+        own = frozenset(axis for index in access.index for axis in index.axes)
+        axes = self.tile_axes(own)
+        offset = self.positions.index_text(offset_of(access), axes, scope)
+        if part is not None:
+            lead = self.positions.part_text(part, access.buffer.size)
+            offset = lead if offset == "0" else f"{lead} + {offset}"
+        masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
+        masks += [self.positions.first_program(k) for k in once if k.programs > 1]
+        text = value.expanded(axes) if value.axes else value.text
+        masked = f", mask={' & '.join(f'({m})' if ' ' in m and len(masks) > 1 else m for m in masks)}" if masks else ""
+        scope.add(f"tl.store({self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}, {text}{masked})")
+
+
+ZERO_WHERE_OPERANDS_ARE = frozenset(("add", "subtract", "multiply", "negative", "square", "abs", "sign"))
+
+
+def is_vector(axis: KernelAxis) -> bool:
+    """Whether a kernel axis is a tile dimension rather than a scalar position."""
+    return axis.role in ("resident", "loop") or axis.block > 1
+
+
+def has_datum(index: Index) -> bool:
+    return any(isinstance(t, Datum) or (isinstance(t, Part) and has_datum(t.index)) for t, _ in index.terms)
+
+
+def is_call(template: str) -> bool:
+    """Whether a template is one function call, which needs no parentheses around it or its arguments."""
+    head, _, rest = template.partition("(")
+    return bool(rest) and head.replace(".", "").replace("_", "").isalnum() and is_wrapped(f"({rest}")
+
+
+def is_wrapped(text: str) -> bool:
+    """Whether one pair of parentheses encloses all of `text`."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return False
+    depth = 0
+    for position, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0 and position < len(text) - 1:
+            return False
+    return True
+
+
+def literal(value: Any, dtype: DType) -> str:
+    """A constant by its exact spelling."""
+    if isinstance(value, bool) or not dtype.is_floating:
+        return repr(value)
+    value = float(value)
+    if value != value or value in (float("inf"), float("-inf")):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def zero(dtype: DType) -> str:
+    return "0.0" if dtype.is_floating else "0"
+
+
+def identity(kind: str, dtype: DType) -> str:
+    """The neutral element of a reduction in a dtype."""
+    value = IDENTITIES[kind]
+    if dtype.is_floating:
+        return literal(float(value), dtype)
+    if kind in ("sum", "prod"):
+        return str(value)
+    bits = 8 * dtype.itemsize - (dtype.kind == "int")
+    low, high = (-(2**bits) if dtype.kind == "int" else 0), 2**bits - 1
+    return str(low if kind == "max" else high)
+
+
+def triton_dtype(dtype: DType) -> str:
+    return "tl.int1" if dtype == types.bool_ else f"tl.{dtype.name}"
+
+
+def fallback_name(node: Node) -> str:
+    """A name for a value the user gave none."""
+    if node.kind == "apply":
+        return node.detail.name
+    if node.kind == "reduce":
+        return f"{node.detail[0]}_"
+    return {"dot": "product", "cast": "rounded", "scan": "running", "guard": "inside", "position": "position"}.get(node.kind, "value")
+
+
+def remark(node: Node) -> str:
+    """What a reader of the line wants to know: which derivative it is, and the user's line."""
+    return "  ".join(part for part in (node.value.note, str(node.value.source or "")) if part)

@@ -1,0 +1,122 @@
+"""The pipeline from a graph to emitted kernels, a pass a line: prepare, schedule, print. No GPU and no Triton needed.
+
+`lower_graph` makes one launch sequence; `lower_pair` a forward and its backward with what is kept in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradc.autodiff import vjp_graph
+from gradc.codegen.cost import traffic
+from gradc.codegen.device import H200, Device
+from gradc.codegen.emit import Emitted, emit_kernel
+from gradc.codegen.explain import heading
+from gradc.codegen.module import HostFunction, buffer_identifiers, module_text
+from gradc.codegen.names import Names, identifier
+from gradc.codegen.prepare import prepare
+from gradc.codegen.residuals import Partition, partition
+from gradc.codegen.schedule import Scheduled, schedule
+from gradc.codegen.stages import storage_dtype
+from gradc.ir import Graph, Value
+from gradc.leaves import Literal, make_input
+from gradc.normalise import normalise
+from gradc.types import DType
+
+
+@dataclass(frozen=True)
+class LaunchSequence:
+    """One launch sequence: its graph, its kernels as planned and as printed, what its arrays are called and how they lie."""
+
+    phase: str
+    graph: Graph
+    scheduled: tuple[Scheduled, ...]
+    emitted: tuple[Emitted, ...]
+    host: HostFunction
+    identifiers: dict[Value, str]
+    dtypes: dict[Value, DType]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything emitted for a function: its launch sequences and the module's text."""
+
+    sequences: tuple[LaunchSequence, ...]
+    source: str
+
+
+def lower_graph(graph: Graph, device: Device = H200) -> Program:
+    """A program without a backward. `graph` is normalised."""
+    return _program([("forward", prepare(with_literals(graph)))], graph.title, device, frozenset())
+
+
+def lower_pair(graph: Graph, wrt: Sequence[int], device: Device = H200) -> tuple[Program, Partition]:
+    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised."""
+    split = differentiate(graph, wrt)
+    made = frozenset(split.forward.outputs[len(graph.outputs) :])
+    program = _program([("forward", split.forward), ("backward", split.backward)], graph.title, device, made)
+    return program, split
+
+
+def differentiate(graph: Graph, wrt: Sequence[int]) -> Partition:
+    """The forward and backward graphs of a normalised graph, prepared for scheduling."""
+    graph = prepare(with_literals(graph))
+    outputs = graph.outputs
+    cotangents = [make_input(value.shape, value.dtype, f"d{name}") for value, name in zip(outputs, _output_names(graph), strict=True)]
+    chosen = [graph.inputs[i] for i in wrt]
+    gradients = vjp_graph(outputs, chosen, cotangents)
+    joint = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen)), *cotangents), (*outputs, *gradients), graph.output_names, graph.title)
+    joint = prepare(normalise(joint, "after"))
+    outputs, gradients = joint.outputs[: len(outputs)], list(joint.outputs[len(outputs) :])
+    renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
+    split = partition(renamed, outputs, [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating], gradients)
+    forward = Graph(graph.inputs, split.forward.outputs, split.forward.output_names, graph.title)
+    return Partition(forward, split.backward, split.residuals)
+
+
+def with_literals(graph: Graph) -> Graph:
+    """The arrays the function closed over as inputs after its own."""
+    known = set(graph.inputs)
+    literals = tuple(value for value in graph.values if isinstance(value.operation, Literal) and value not in known)
+    return Graph((*graph.inputs, *literals), graph.outputs, graph.output_names, graph.title)
+
+
+def _output_names(graph: Graph) -> list[str]:
+    return [name or value.name or "out" for name, value in zip(graph.output_names or ("",) * len(graph.outputs), graph.outputs, strict=True)]
+
+
+def _program(phases: list[tuple[str, Graph]], title: str, device: Device, statistics: frozenset[Value]) -> Program:
+    taken = Names(("forward", "backward", "expect"))
+    title = identifier(title, "function")
+    sequences = tuple(_sequence(phase, graph, schedule(graph, device), title, statistics, taken) for phase, graph in phases)
+    dtypes = {value: dtype for sequence in sequences for value, dtype in sequence.dtypes.items()}
+    return Program(sequences, module_text(_headline(title, phases), [s.host for s in sequences], dtypes))
+
+
+def _arrays(graph: Graph, kernels: list[Scheduled]) -> list[Value]:
+    return [*graph.inputs, *graph.outputs, *(v for kernel in kernels for v in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes))]
+
+
+def _sequence(phase: str, graph: Graph, kernels: list[Scheduled], title: str, statistics: frozenset[Value], taken: Names) -> LaunchSequence:
+    identifiers = buffer_identifiers(_arrays(graph, kernels))
+    outputs = frozenset(graph.outputs) - statistics
+    dtypes = {value: storage_dtype(value, outputs) for value in identifiers}
+    emitted = []
+    for kernel in kernels:
+        name = taken.fresh(_kernel_name(title, phase, kernel, kernels, identifiers))
+        emitted.append(emit_kernel(kernel, name, identifiers, dtypes, heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))))
+    launches = f"{len(kernels)} launch{'' if len(kernels) == 1 else 'es'}"
+    host = HostFunction(phase, f"{title}, {phase}: {launches}.", graph.inputs, tuple(emitted), graph.outputs, identifiers)
+    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted), host, identifiers, dtypes)
+
+
+def _kernel_name(title: str, phase: str, kernel: Scheduled, kernels: list[Scheduled], identifiers: dict[Value, str]) -> str:
+    base = title if title.endswith(phase) else f"{title}_{phase}"
+    return base if len(kernels) == 1 or kernel is kernels[0] else f"{base}_{'_'.join(identifiers[v] for v in kernel.writes[:3])}"
+
+
+def _headline(title: str, phases: list[tuple[str, Graph]]) -> str:
+    graph = phases[0][1]
+    arguments = ", ".join(f"{v.name} {v.dtype.short}{list(v.shape)}" for v in graph.inputs)
+    return f"{title}({arguments}), {' and '.join(phase for phase, _ in phases)}."

@@ -1,0 +1,299 @@
+"""Expressions of a kernel: what a Value is at one index, with every view turned into index arithmetic and masks.
+
+`Puller.at(value, index)` follows operands down to what is loaded from memory, to constants, or to a reduction computed in
+the same kernel. Nothing here decides what a kernel computes or in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradc import ops, structure, types
+from gradc.codegen.axes import AxisMap, index_over
+from gradc.codegen.index import Axis, Datum, Index, Part, flatten, floor_divide, modulo, of_axis, unflatten
+from gradc.errors import UnsupportedError
+from gradc.ir import Value
+from gradc.leaves import Broadcast, Cast, Constant, Input, Iota, Literal, Reshape
+from gradc.types import DType
+
+Indices = tuple[Index, ...]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Holds where `low <= index < high` and `index - low` is a multiple of `step`."""
+
+    index: Index
+    low: int
+    high: int
+    step: int = 1
+
+    def always(self) -> bool:
+        low, high = self.index.bounds()
+        return self.step == 1 and not has_datum(self.index) and self.low <= low and high < self.high
+
+
+@dataclass(frozen=True)
+class Access:
+    """A read of `buffer` at `index` (one Index per dimension); zero where a guard fails."""
+
+    buffer: Value
+    index: Indices
+    guards: tuple[Guard, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dot:
+    """The axes of a product of matrices, by where they stand."""
+
+    rows: tuple[Axis, ...]
+    columns: tuple[Axis, ...]
+    summed: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One expression. `kind` is load, constant, position, guard, apply, cast, reduce, dot or scan; `detail` is its parameter."""
+
+    kind: str
+    operands: tuple[Node, ...]
+    dtype: DType
+    value: Value
+    detail: Any
+    axes: frozenset[Axis] = field(default=frozenset())
+
+
+class NotSharedError(Exception):
+    """A reduction of this kernel is needed at an index other than its own: it must be stored first."""
+
+    def __init__(self, value: Value):
+        self.value = value
+
+
+def has_datum(index: Index) -> bool:
+    return any(isinstance(t, Datum) or isinstance(t, Part) and has_datum(t.index) for t, _ in index.terms)
+
+
+class Puller:
+    """Builds the expressions of one kernel. `stored` Values are loaded; reductions not stored are computed in place.
+
+    An expression at the same index is built once. A reduction is only shared at its own axes: elsewhere `at` raises
+    NotSharedError and the caller stores it.
+    """
+
+    def __init__(self, axes: AxisMap, stored: Callable[[Value], bool]):
+        self.axes = axes
+        self.stored = stored
+        self.overrides = axes.overrides
+        self._memo: dict[tuple, Node] = {}
+        self._data: dict[Node, Datum] = {}
+
+    def at_own_axes(self, value: Value, compute: bool = False) -> Node:
+        """`value` over its own axes; with `compute`, even where it is also stored."""
+        own = tuple(index_over(axes) for axes in self.axes.domain(value)[0])
+        return self._build(value, own, ()) if compute and not is_leaf(value) else self.at(value, own)
+
+    def at(self, value: Value, index: Indices, guards: tuple[Guard, ...] = ()) -> Node:
+        key = (value, index, guards)
+        if key not in self._memo:
+            if is_leaf(value) or self.stored(value):
+                kept = tuple(guard for guard in guards if not guard.always())
+                axes = frozenset(axis for part in (*index, *(guard.index for guard in kept)) for axis in part.axes)
+                self._memo[key] = Node("load", tuple(_data_of(index)), value.dtype, value, Access(value, index, kept), axes)
+            else:
+                self._memo[key] = self._build(value, index, guards)
+        return self._memo[key]
+
+    def _build(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
+        if value in self.overrides:
+            return self.at(self.overrides[value], index, guards)
+        operation = value.operation
+        if isinstance(operation, ops.Elementwise):
+            return self._apply(value, operation, [self.at(x, index, guards) for x in value.operands])
+        if isinstance(operation, Constant):
+            return Node("constant", (), value.dtype, value, operation.value)
+        if isinstance(operation, Iota):
+            return Node("position", tuple(_data_of(index)), value.dtype, value, index[0], index[0].axes)
+        if isinstance(operation, Cast):
+            x = self.at(value.operands[0], index, guards)
+            return Node("cast", (x,), value.dtype, value, operation.dtype, x.axes)
+        if isinstance(operation, structure.Marker):
+            return self.at(value.operands[0], index, guards)
+        if isinstance(operation, structure.Reduce | structure.Contract | structure.Cumulative):
+            return self._reduction(value, index)
+        return self._view(value, index, guards)
+
+    def _apply(self, value: Value, row: ops.Elementwise, operands: list[Node]) -> Node:
+        axes = frozenset(axis for x in operands for axis in x.axes)
+        return Node("apply", tuple(operands), value.dtype, value, row, axes)
+
+    # Views ----------------------------------------------------------------------------------------------------------
+
+    def _view(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
+        operation, x = value.operation, value.operands[0]
+        if isinstance(operation, Broadcast):
+            return self.at(x, tuple(index[axis] if n != 1 else Index() for axis, n in zip(operation.axes, x.shape, strict=True)), guards)
+        if isinstance(operation, structure.Permute):
+            return self.at(x, tuple(index[operation.axes.index(axis)] for axis in range(x.ndim)), guards)
+        if isinstance(operation, Reshape):
+            return self.at(x, reshape_index(index, value.shape, x.shape), guards)
+        if isinstance(operation, structure.Slice):
+            moved = tuple(i.scaled(step) + start for i, start, step in zip(index, operation.starts, operation.steps, strict=True))
+            return self.at(x, moved, guards)
+        if isinstance(operation, structure.Flip):
+            moved = tuple(i.scaled(-1) + (n - 1) if axis in operation.axes else i for axis, (i, n) in enumerate(zip(index, x.shape, strict=True)))
+            return self.at(x, moved, guards)
+        if isinstance(operation, structure.Pad):
+            return self._pad(value, operation, index, guards)
+        if isinstance(operation, structure.Concatenate):
+            return self._concatenate(value, operation, index, guards)
+        if isinstance(operation, structure.Gather):
+            return self._gather(value, operation, index, guards)
+        raise UnsupportedError(f"no kernel can be made for {operation.name}", source=value.source, advice="Use backend='numpy'.")
+
+    def _pad(self, value: Value, pad: structure.Pad, index: Indices, guards: tuple[Guard, ...]) -> Node:
+        inside, moved = [], []
+        for i, n, low, interior in zip(index, value.operands[0].shape, pad.low, pad.interior, strict=True):
+            step = interior + 1
+            inside.append(Guard(i, low, low + (n - 1) * step + 1 if n else low, step))
+            moved.append(floor_divide(i + (-low), step))
+        needed = tuple(guard for guard in inside if not guard.always())
+        zero = Node("constant", (), value.dtype, value, 0.0 if value.dtype.is_floating else 0)
+        return self._select(value, needed, self.at(value.operands[0], tuple(moved), (*guards, *needed)), zero)
+
+    def _concatenate(self, value: Value, concatenate: structure.Concatenate, index: Indices, guards: tuple[Guard, ...]) -> Node:
+        axis, stop = concatenate.axis, value.shape[concatenate.axis]
+        result: Node | None = None
+        for x in reversed([x for x in value.operands if x.shape[concatenate.axis]]):
+            start = stop - x.shape[axis]
+            guard = Guard(index[axis], start, stop)
+            moved = tuple(i + (-start) if d == axis else i for d, i in enumerate(index))
+            part = self.at(x, moved, guards if guard.always() else (*guards, guard))
+            low = Guard(index[axis], start, value.shape[axis])
+            result = part if result is None else self._select(value, (Guard(index[axis], 0, stop),), part, result)
+            stop = low.low
+        assert result is not None
+        return result
+
+    def _select(self, value: Value, guards: tuple[Guard, ...], chosen: Node, other: Node) -> Node:
+        """`chosen` where the guards hold; a plain load is already zero where its guards fail."""
+        if not guards or (chosen.kind == "load" and other.kind == "constant" and set(guards) <= set(chosen.detail.guards)):
+            return chosen
+        for guard in guards:
+            axes = guard.index.axes
+            condition = Node("guard", tuple(_data_of((guard.index,))), types.bool_, value, guard, axes)
+            chosen = self._apply(value, ops.TABLE["where"], [condition, chosen, other])
+        return chosen
+
+    def _gather(self, value: Value, gather: structure.Gather, index: Indices, guards: tuple[Guard, ...]) -> Node:
+        x, where = value.operands
+        place = self.at(where, tuple(i if n != 1 else Index() for i, n in zip(index, where.shape, strict=True)), guards)
+        size = x.shape[gather.axis]
+        datum = Index(((self._data.setdefault(place, Datum(place, size)), 1),))
+        moved = tuple(datum if axis == gather.axis else i for axis, i in enumerate(index))
+        return self.at(x, moved, (*guards, Guard(datum, 0, size)))
+
+    # Reductions -----------------------------------------------------------------------------------------------------
+
+    def _reduction(self, value: Value, index: Indices) -> Node:
+        own, summed = self.axes.domain(value)
+        if index != tuple(index_over(axes) for axes in own):
+            raise NotSharedError(value)
+        operation = value.operation
+        flat = tuple(axis for axes in summed for axis in axes)
+        if isinstance(operation, structure.Contract):
+            return self._contract(value, operation, own, summed)
+        if isinstance(operation, structure.Cumulative):
+            x = self.at(value.operands[0], index)
+            if len(own[operation.axis]) > 1:
+                raise UnsupportedError("a cumulative sum along a split axis", source=value.source)
+            return Node("scan", (x,), value.dtype, value, (own[operation.axis], operation.reverse), x.axes | set(own[operation.axis]))
+        inner, outer = iter(summed), iter(own)
+        full = tuple(index_over(next(inner) if axis in operation.axes else next(outer)) for axis in range(value.operands[0].ndim))
+        x = self.at(value.operands[0], full)
+        return Node("reduce", (x,), value.dtype, value, (operation.kind, flat), x.axes - set(flat))
+
+    def _contract(self, value: Value, contract: structure.Contract, own: tuple, summed: tuple) -> Node:
+        by_label = dict(zip(contract.out, own, strict=True))
+        by_label |= dict(zip([label for label in contract.lhs if label not in contract.out], summed, strict=True))
+        a, b = (
+            self.at(x, tuple(index_over(by_label[label]) for label in labels))
+            for x, labels in zip(value.operands, (contract.lhs, contract.rhs), strict=True)
+        )
+
+        def axes(labels) -> tuple[Axis, ...]:
+            return tuple(axis for label in labels for axis in by_label[label])
+
+        rows = axes(label for label in contract.out if label not in contract.rhs)
+        columns = axes(label for label in contract.out if label not in contract.lhs)
+        flat = axes(label for label in contract.lhs if label not in contract.out)
+        everything = frozenset(axis for dim in own for axis in dim)
+        if rows and columns and flat and value.dtype.is_floating and value.dtype.itemsize <= 4:
+            return Node("dot", (a, b), value.dtype, value, Dot(rows, columns, flat), everything)
+        product = self._apply(value, ops.TABLE["multiply"], [a, b])
+        return Node("reduce", (product,), value.dtype, value, ("sum", flat), product.axes - set(flat))
+
+
+def is_leaf(value: Value) -> bool:
+    """Whether a Value is an array in memory when the program starts."""
+    return isinstance(value.operation, Input | Literal)
+
+
+def _data_of(index: Indices) -> Iterator[Node]:
+    for part in index:
+        for term, _ in part.terms:
+            if isinstance(term, Datum):
+                yield term.node
+            elif isinstance(term, Part):
+                yield from _data_of((term.index,))
+
+
+def reshape_index(index: Indices, after: tuple[int, ...], before: tuple[int, ...]) -> Indices:
+    """Where in an array of shape `before` stands the element at `index` of its reshape to `after`."""
+    result = [Index()] * len(before)
+    left = [i for i, n in enumerate(before) if n != 1]
+    right = [i for i, n in enumerate(after) if n != 1]
+    while left and right:
+        a, b = [left.pop(0)], [right.pop(0)]
+        while (x := _product(before, a)) != (y := _product(after, b)):
+            if x < y:
+                a.append(left.pop(0))
+            else:
+                b.append(right.pop(0))
+        flat = flatten((index[i] for i in b), (after[i] for i in b))
+        for i, part in zip(a, unflatten(flat, tuple(before[i] for i in a)), strict=True):
+            result[i] = part
+    return tuple(result)
+
+
+def _product(shape: tuple[int, ...], dims: list[int]) -> int:
+    total = 1
+    for dim in dims:
+        total *= shape[dim]
+    return total
+
+
+def walk(roots: list[Node]) -> list[Node]:
+    """Every node the roots need, operands first."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+
+    def visit(node: Node) -> None:
+        stack = [(node, False)]
+        while stack:
+            current, ready = stack.pop()
+            if ready:
+                order.append(current)
+            elif current not in seen:
+                seen.add(current)
+                stack.append((current, True))
+                stack.extend((operand, False) for operand in reversed(current.operands) if operand not in seen)
+
+    for root in roots:
+        visit(root)
+    return order
+
+
+__all__ = ["Access", "Dot", "Guard", "Index", "Node", "NotSharedError", "Puller", "is_leaf", "modulo", "of_axis", "walk"]

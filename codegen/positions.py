@@ -1,0 +1,221 @@
+"""Where a program stands: program ids, tile positions, masks, loops, and the integer arithmetic of offsets, as text.
+
+Sizes and strides become named parameters of the kernel; extents held in a tile are constants. Names only, no values:
+expressions are printed by `expressions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.names import Names
+from gradc.codegen.roles import KernelAxis
+from gradc.codegen.scope import Scope, Variable
+
+PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_size"}
+
+
+class Positions:
+    def __init__(self, axes: tuple[KernelAxis, ...], names: Names, root: Scope, wide: frozenset[KernelAxis], compute: Callable[[Any, Scope], Variable]):
+        self.axes, self.names, self.root, self.wide, self.compute = axes, names, root, wide, compute
+        self.parameters: dict[str, tuple[str, int]] = {}
+        self._numbers: dict[int, str] = {}
+        self._variables: dict[KernelAxis, str] = {axis: names.fresh(axis.name) for axis in axes}
+        self._parts: dict[tuple[KernelAxis, int, int], str] = {}
+        self._programs: dict[KernelAxis, str] = {}
+
+    # Parameters ------------------------------------------------------------------------------------------------------
+
+    def _parameter(self, wish: str, value: int, kind: str = "size") -> str:
+        name = self.names.fresh(wish)
+        self.parameters[name] = (kind, value)
+        return name
+
+    def number(self, value: int, wish: str) -> str:
+        """A size or stride as text: a named parameter, shared by equal values."""
+        if value not in self._numbers:
+            self._numbers[value] = self._parameter(wish, value)
+        return self._numbers[value]
+
+    def size(self, axis: KernelAxis) -> str:
+        wish = PLURALS.get(axis.name, f"{axis.name}_size")
+        if axis.role == "resident" and axis.size not in self._numbers:
+            self._numbers[axis.size] = self._parameter(wish.upper(), axis.size, "constexpr")
+        return self.number(axis.size, wish)
+
+    def block(self, axis: KernelAxis) -> str:
+        key = f"{axis.name.upper()}_BLOCK" if axis.name != "at" else "BLOCK"
+        if key not in self.parameters:
+            self.names.fresh(key)
+            self.parameters[key] = ("constexpr", axis.block)
+        return key
+
+    # Programs and loops ----------------------------------------------------------------------------------------------
+
+    def place_programs(self, split: KernelAxis | None) -> None:
+        """Which tile of every grid axis this program has, from the one program id."""
+        spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
+        if len(spread) == 1:
+            self._programs[spread[0]] = "tl.program_id(0)"
+        elif spread:
+            self.root.add("pid = tl.program_id(0)")
+        for axis in reversed(spread if len(spread) > 1 else []):
+            if axis is spread[0]:
+                self._programs[axis] = "pid"
+                break
+            count, tile = self._program_count(axis), self.names.fresh(f"{axis.name}_tile")
+            self.root.add(f"{tile} = pid % {count}")
+            self.root.add(f"pid = pid // {count}")
+            self._programs[axis] = tile
+        for axis in self.axes:
+            if axis.role == "resident":
+                self._define(self.root, axis, f"tl.arange(0, {self.block(axis)})")
+            elif axis.role == "grid":
+                self._define(self.root, axis, self._tile(axis, self._programs.get(axis, "0")))
+
+    def _program_count(self, axis: KernelAxis) -> str:
+        if axis.role == "split":
+            return self._parts_count(axis)
+        return self.size(axis) if axis.block == 1 else f"tl.cdiv({self.size(axis)}, {self.block(axis)})"
+
+    def _parts_count(self, axis: KernelAxis) -> str:
+        key = (axis, -1, -1)
+        if key not in self._parts:
+            self._parts[key] = self._parameter(f"{axis.name}_parts", axis.programs)
+        return self._parts[key]
+
+    def _tile(self, axis: KernelAxis, tile: str) -> str:
+        if axis.block == 1:
+            return tile
+        start = "" if tile == "0" else f"{tile} * {self.block(axis)} + "
+        return f"{start}tl.arange(0, {self.block(axis)})"
+
+    def _define(self, scope: Scope, axis: KernelAxis, text: str) -> None:
+        name = self._variables[axis]
+        if axis in self.wide:
+            text = f"({text}).to(tl.int64)" if text != "0" else text
+        if text != name:
+            scope.add(f"{name} = {text}")
+        if axis.overhangs:
+            scope.add(f"in_{name} = {name} < {self.size(axis)}")
+
+    def open_split(self, body: Scope, split: KernelAxis) -> None:
+        """Each program takes tiles part, part + parts, part + 2*parts, ..."""
+        program = self._programs.get(split, "0")
+        name = self._variables[split]
+        count = self._parts_count(split)
+        if split.block == 1:
+            body.header = f"for {name} in range({program}, {self.size(split)}, {count}):"
+            self._define(body, split, name)
+        else:
+            tile = self.names.fresh(f"{split.name}_start")
+            step = self.block(split)
+            body.header = f"for {tile} in range({program} * {step}, {self.size(split)}, {count} * {step}):"
+            self._define(body, split, f"{tile} + tl.arange(0, {step})")
+
+    def open_loop(self, body: Scope, loop: KernelAxis) -> None:
+        start = self._parts.setdefault((loop, -2, -2), self.names.fresh(f"{loop.name}_start"))
+        body.header = f"for {start} in range(0, {self.size(loop)}, {self.block(loop)}):"
+        self._define(body, loop, f"{start} + tl.arange(0, {self.block(loop)})")
+
+    def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        return _expand(f"in_{self._variables[axis]}", axis, axes)
+
+    def first_program(self, axis: KernelAxis) -> str:
+        return f"{self._programs[axis]} == 0"
+
+    def part_text(self, part: KernelAxis, size: int) -> str:
+        """The offset of this program's partial results, each of `size` elements."""
+        program = self._programs.get(part, "0")
+        if size == 1 or program == "0":
+            return program
+        return self._scaled(program, size)
+
+    # Index arithmetic ------------------------------------------------------------------------------------------------
+
+    def index_text(self, index: Index, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        """An index as text over tile dimensions `axes`."""
+        steps = {term: step for term, step in index.terms if isinstance(term, Axis)}
+        parts = [part for axis in self.axes for part in self._along(axis, steps, axes, scope)]
+        for term, step in index.terms:
+            if not isinstance(term, Axis):
+                parts.append(self._scaled(self._term(term, axes, scope), step))
+        text = " + ".join(parts)
+        if index.offset:
+            text = f"{text} {'+' if index.offset > 0 else '-'} {abs(index.offset)}" if text else str(index.offset)
+        return text or "0"
+
+    def _term(self, term: Part | Datum, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        if isinstance(term, Datum):
+            return self.compute(term.node, scope).expanded(axes)
+        inner = self.index_text(term.index, axes, scope)
+        inner = inner if inner.isidentifier() else f"({inner})"
+        text = inner if term.divisor == 1 else f"{inner} // {term.divisor}"
+        return f"({text})" if term.modulus is None else f"({text} % {term.modulus})"
+
+    def _along(self, axis: KernelAxis, steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope) -> list[str]:
+        """The contribution of one kernel axis: runs of its axes with proportional steps are read off one position."""
+        parts, run = [], []
+        for atom in axis.axes:
+            if atom in steps and run and steps[run[-1]] == steps[atom] * atom.size:
+                run.append(atom)
+            elif atom in steps:
+                parts += self._run(axis, run, steps, axes, scope)
+                run = [atom]
+            else:
+                parts += self._run(axis, run, steps, axes, scope)
+                run = []
+        return parts + self._run(axis, run, steps, axes, scope)
+
+    def _run(self, axis: KernelAxis, run: list[Axis], steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope) -> list[str]:
+        if not run:
+            return []
+        first, last = axis.axes.index(run[0]), axis.axes.index(run[-1])
+        name = self._position(axis, first, last, scope)
+        return [self._scaled(_expand(name, axis, axes), steps[run[-1]])]
+
+    def _position(self, axis: KernelAxis, first: int, last: int, scope: Scope) -> str:
+        """The position along a run of the axes that `axis` goes through, computed once where `axis` is bound."""
+        whole = self._variables[axis]
+        if first == 0 and last == len(axis.axes) - 1:
+            return whole
+        key = (axis, first, last)
+        home = next((s for s in reversed(scope.chain()) if axis in s.bound), self.root)
+        if key not in self._parts:
+            self._parts[key] = self.names.fresh(f"{whole}_{'abcdefgh'[first % 8]}")
+        name = self._parts[key]
+        if home.find(key) is None:
+            inner = prod(a.size for a in axis.axes[last + 1 :])
+            extent = prod(a.size for a in axis.axes[first : last + 1])
+            text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
+            if first:
+                text = f"{text} % {self.number(extent, f'{name}_size')}"
+            home.add(f"{name} = {text}")
+            home.known[key] = Variable(name, (axis,), home.depth)
+        return name
+
+    def _scaled(self, text: str, step: int) -> str:
+        if step in (1, -1):
+            return text if step == 1 else f"(-{text})"
+        return f"{text} * {'' if step > 0 else '-'}{self._stride(abs(step))}"
+
+    def _stride(self, value: int) -> str:
+        """A stride as a size, or a product of two, of this kernel's axes; a parameter of its own otherwise."""
+        if value in self._numbers:
+            return self._numbers[value]
+        sizes = {axis.size: axis for axis in self.axes if axis.size > 1}
+        if value in sizes:
+            return self.size(sizes[value])
+        for extent, axis in sizes.items():
+            if value % extent == 0 and value // extent in sizes:
+                return f"{self.size(axis)} * {self.size(sizes[value // extent])}"
+        return self.number(value, "stride")
+
+
+def _expand(name: str, axis: KernelAxis, axes: tuple[KernelAxis, ...]) -> str:
+    if len(axes) <= 1 or axis not in axes:
+        return name
+    return f"{name}[{', '.join(':' if other is axis else 'None' for other in axes)}]"

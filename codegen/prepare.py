@@ -1,0 +1,93 @@
+"""Rewrites a graph into what kernels are made of: searches and scatters become reductions, markers disappear.
+
+Every rewrite here is exact in floating point. Nothing is scheduled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradc import types
+from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild
+from gradc.leaves import Broadcast, Input, Iota, Literal, Reshape, cast, constant
+from gradc.ops import TABLE
+from gradc.structure import Gather, Keep, Reduce, ScatterAdd
+
+
+def prepare(graph: Graph) -> Graph:
+    """The same program with argmax, argmin, any, all, scatter and negative indices spelt out."""
+    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, _spell_out)
+    outputs = tuple(_own_memory(new[value]) for value in graph.outputs)
+    return Graph(graph.inputs, outputs, graph.output_names, graph.title)
+
+
+def _own_memory(value: Value) -> Value:
+    """An output that is an input as it came in is a copy."""
+    if value.operands or not isinstance(value.operation, Input | Literal):
+        return value
+    with on_behalf_of(value):
+        copy = apply(Keep(), value)
+    copy.name = f"{value.name or 'value'}_copy"
+    return copy
+
+
+def _spell_out(value: Value) -> Value:
+    rule = RULES.get(type(value.operation))
+    if rule is None:
+        return value
+    with on_behalf_of(value):
+        result = rule(value)
+    if result is not value and result.name is None:
+        result.name = value.name
+    return result
+
+
+def _reduce(value: Value) -> Value:
+    kind = value.operation.kind
+    if kind in ("any", "all"):
+        flags = cast(value.operands[0], types.int32)
+        return cast(apply(Reduce("max" if kind == "any" else "min", value.operation.axes), flags), types.bool_) if value.operands[0].size else value
+    return _first_match(value) if kind.startswith("arg") else value
+
+
+def _first_match(value: Value) -> Value:
+    """argmax and argmin: the smallest position that holds the extremum (or a NaN, which is one)."""
+    (x,), (axis,) = value.operands, value.operation.axes
+    extremum = value.operation.expand(apply(Reduce(value.operation.kind[3:], (axis,)), x), x.shape)
+    position = apply(Broadcast(x.shape, (axis,)), apply(Iota(x.shape[axis], types.int64)))
+    hit = TABLE["equal"](x, extremum)
+    if x.dtype.is_floating:
+        hit = TABLE["logical_or"](hit, TABLE["not_equal"](x, x))
+    return apply(Reduce("min", (axis,)), TABLE["where"](hit, position, x.shape[axis]))
+
+
+def _scatter(value: Value) -> Value:
+    """Every place sums the updates whose index it is: no atomics, and the order of the sum is fixed."""
+    updates, index = value.operands
+    axis, size = value.operation.axis, value.operation.size
+    shape = (*updates.shape[:axis], size, *updates.shape[axis:])  # the place, then the update
+    others = tuple(i for i in range(len(shape)) if i != axis)
+    index = _wrapped(index, size)
+    kept = tuple(i for i, n in enumerate(index.shape) if n == updates.shape[i])
+    squeezed = apply(Reshape(tuple(index.shape[i] for i in kept)), index)
+    index_axes = tuple(i if i < axis else i + 1 for i in kept)
+    hit = TABLE["equal"](
+        apply(Broadcast(shape, (axis,)), apply(Iota(size, index.dtype))),
+        apply(Broadcast(shape, index_axes), squeezed),
+    )
+    return apply(Reduce("sum", (axis + 1,)), TABLE["where"](hit, apply(Broadcast(shape, others), updates), 0))
+
+
+def _gather(value: Value) -> Value:
+    x, index = value.operands
+    return apply(value.operation, x, _wrapped(index, x.shape[value.operation.axis]))
+
+
+def _wrapped(index: Value, size: int) -> Value:
+    """Negative indices counted from the end. Unsigned ones have none."""
+    if index.dtype.kind == "uint":
+        return index
+    return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
+
+
+RULES: dict[type, Callable[[Value], Value]] = {Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}

@@ -1,0 +1,161 @@
+"""What is kept from the forward for the backward: a minimum cut between what is given and what the backward needs.
+
+Keeping a Value costs writing and reading it; inputs and outputs are in memory already and cost only the reading. What
+lies after the cut is recomputed in the backward's kernels. Reductions and products are never recomputed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradc import structure
+from gradc.codegen.nodes import is_leaf
+from gradc.codegen.stages import HEAVY, storage_dtype
+from gradc.ir import Graph, Value, rebuild, topological
+from gradc.leaves import make_input
+
+UNLIMITED = 1 << 60
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A Value kept for the backward, the input that stands for it there, and why it is kept."""
+
+    value: Value
+    stand_in: Value
+    why: str
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A program and its gradient as two graphs: `forward` gives the outputs and then what is kept, `backward` takes what is kept and then the cotangents."""
+
+    forward: Graph
+    backward: Graph
+    residuals: tuple[Residual, ...]
+
+
+def partition(graph: Graph, outputs: Sequence[Value], cotangents: Sequence[Value], gradients: Sequence[Value]) -> Partition:
+    """Splits a joint graph. `graph.inputs` are the function's arguments; `cotangents` are the inputs of the backward alone."""
+    later = _depending_on(gradients, cotangents)
+    needed = dict.fromkeys(x for value in later for x in value.operands if x not in later)
+    needed |= dict.fromkeys(value for value in gradients if value not in later)
+    kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs))
+    residuals = tuple(_residual(value, frozenset(outputs)) for value in kept)
+    stand_ins = {residual.value: residual.stand_in for residual in residuals}
+    given: dict[Value, Value] = {**{value: value for value in cotangents}, **stand_ins}
+    new = rebuild(gradients, given)
+    backward = Graph(
+        (*(r.stand_in for r in residuals), *cotangents),
+        tuple(new[value] for value in gradients),
+        tuple(f"d{value.name}" for value in graph.inputs[: len(gradients)]),
+        f"{graph.title}_backward",
+    )
+    made = tuple(r.value for r in residuals if not is_leaf(r.value) and r.value not in set(outputs))
+    names = graph.output_names + tuple(value.name or "residual" for value in made)
+    return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals)
+
+
+def _depending_on(values: Sequence[Value], roots: Sequence[Value]) -> dict[Value, None]:
+    reached = set(roots)
+    found: dict[Value, None] = {}
+    for value in topological(values):
+        if value in reached or any(x in reached for x in value.operands):
+            reached.add(value)
+            found[value] = None
+    return found
+
+
+def _is_free(value: Value) -> bool:
+    """Computed from constants alone: never kept."""
+    return not any(is_leaf(x) for x in topological([value]))
+
+
+def _residual(value: Value, outputs: frozenset[Value]) -> Residual:
+    dtype = storage_dtype(value, outputs)
+    strides = getattr(value.operation, "strides", None)
+    stand_in = make_input(value.shape, value.dtype, value.name or value.operation.name, strides, dtype)
+    stand_in.source = value.source
+    if is_leaf(value):
+        return Residual(value, stand_in, "an input: kept for nothing")
+    if value in outputs:
+        return Residual(value, stand_in, "an output: kept for nothing")
+    heavy = isinstance(value.operation, HEAVY)
+    return Residual(value, stand_in, "computed by a reduction or product, which is not repeated" if heavy else "cheaper to keep than what it is computed from")
+
+
+def _cost(value: Value, outputs: frozenset[Value]) -> int:
+    """Bytes moved if a Value is kept: written and read, or only read where it is in memory anyway."""
+    size = max(1, value.size) * storage_dtype(value, outputs).itemsize
+    return size if is_leaf(value) or value in outputs else 2 * size
+
+
+# The minimum cut ----------------------------------------------------------------------------------------------------
+
+
+def _cut(needed: Sequence[Value], outputs: frozenset[Value]) -> list[Value]:
+    """The cheapest Values from which all of `needed` can be computed without a reduction; the latest such cut."""
+    values = topological(needed)
+    flow = _Flow()
+    for value in values:
+        flow.connect((value.number, 0), (value.number, 1), _cost(value, outputs))
+        if is_leaf(value) or isinstance(value.operation, (*HEAVY, structure.Gather, structure.Keep)):
+            flow.connect("source", (value.number, 0), UNLIMITED)
+        for operand in value.operands:
+            flow.connect((operand.number, 1), (value.number, 0), UNLIMITED)
+    for value in needed:
+        flow.connect((value.number, 1), "sink", UNLIMITED)
+    late = flow.reaching_sink()
+    return [value for value in values if (value.number, 1) in late and (value.number, 0) not in late]
+
+
+class _Flow:
+    """Maximum flow by shortest augmenting paths (Edmonds and Karp, 1972)."""
+
+    def __init__(self) -> None:
+        self.left: dict = {}
+
+    def connect(self, a, b, capacity: int) -> None:
+        self.left.setdefault(a, {})
+        self.left.setdefault(b, {})
+        self.left[a][b] = self.left[a].get(b, 0) + capacity
+        self.left[b].setdefault(a, 0)
+
+    def reaching_sink(self) -> set:
+        """After saturating the network: the nodes from which flow can still reach the sink."""
+        while path := self._path():
+            amount = min(self.left[a][b] for a, b in path)
+            for a, b in path:
+                self.left[a][b] -= amount
+                self.left[b][a] += amount
+        reached, queue = {"sink"}, deque(["sink"])
+        while queue:
+            node = queue.popleft()
+            for other in self.left.get(node, ()):
+                if other not in reached and self.left[other].get(node, 0) > 0:
+                    reached.add(other)
+                    queue.append(other)
+        return reached
+
+    def _path(self) -> list | None:
+        before: dict = {"source": None}
+        queue = deque(["source"])
+        while queue:
+            node = queue.popleft()
+            for other, capacity in self.left.get(node, {}).items():
+                if capacity > 0 and other not in before:
+                    before[other] = node
+                    if other == "sink":
+                        return _steps(before)
+                    queue.append(other)
+        return None
+
+
+def _steps(before: dict) -> list:
+    steps, node = [], "sink"
+    while before[node] is not None:
+        steps.append((before[node], node))
+        node = before[node]
+    return steps[::-1]

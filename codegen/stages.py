@@ -1,0 +1,173 @@
+"""A program as stages: each leaves one Value in memory, computed from what other stages and the inputs left.
+
+A stage is a reduction (or product of matrices, or running sum) with the elementwise work that follows it, or an output
+made of elementwise work alone. Which stages share a kernel is decided in `schedule.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gradc import ops, structure
+from gradc.codegen.axes import AxisMap, index_over
+from gradc.codegen.index import Axis, Index
+from gradc.codegen.nodes import Access, Node, Puller, is_leaf, walk
+from gradc.ir import Graph, Value, users_of
+from gradc.leaves import Cast, Reshape
+from gradc.types import DType, row_major
+
+HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """`value`, over the axes `own`, folding `reduced`; `needs` are the stages it reads, `shareable` those it reads at their own axes."""
+
+    value: Value
+    root: Node
+    heavy: Node | None
+    own: tuple[Axis, ...]
+    reduced: tuple[Axis, ...]
+    accesses: tuple[Access, ...]
+    needs: frozenset[Value]
+    shareable: frozenset[Value]
+
+    @property
+    def axes(self) -> frozenset[Axis]:
+        return frozenset(self.own) | frozenset(self.reduced)
+
+    def work(self) -> int:
+        total = 1
+        for axis in self.axes:
+            total *= axis.size
+        return total
+
+
+@dataclass(frozen=True)
+class State:
+    """A program part-way through scheduling: what is in memory already, and what is computed by other means than written."""
+
+    graph: Graph
+    outputs: tuple[Value, ...]
+    stored: frozenset[Value] = frozenset()
+    overrides: Mapping[Value, Value] = None  # type: ignore[assignment]
+
+    def values(self) -> list[Value]:
+        """What is still to be computed, and the leaves it starts from; operands first."""
+        order: list[Value] = []
+        seen: set[Value] = set()
+        stack = [(value, False) for value in reversed(self.outputs)]
+        while stack:
+            value, ready = stack.pop()
+            if ready:
+                order.append(value)
+            elif value not in seen:
+                seen.add(value)
+                stack.append((value, True))
+                stack.extend((x, False) for x in reversed(self._operands(value)) if x not in seen)
+        return order
+
+    def _operands(self, value: Value) -> tuple[Value, ...]:
+        if value in self.stored:
+            return ()
+        return (self.overrides[value],) if value in self.overrides else value.operands
+
+
+def find_stages(state: State, axes: AxisMap) -> list[Stage]:
+    """The stages of what is still to be computed, in an order that respects their needs."""
+    values = [value for value in state.values() if value not in state.stored]
+    kept = dict.fromkeys(value for value in _representatives(values, state) if value not in state.stored)
+    kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
+    position = {value: i for i, value in enumerate(values)}
+    return [_stage(value, axes, kept, state) for value in sorted(kept, key=position.__getitem__)]
+
+
+def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State) -> Stage:
+    puller = Puller(axes, lambda other: other is not value and (other in kept or other in state.stored))
+    root = puller.at_own_axes(value, compute=True)
+    nodes = walk([root])
+    own = tuple(axis for dim in axes.domain(value)[0] for axis in dim)
+    heavy = next((node for node in nodes if node.kind in ("reduce", "dot", "scan")), None)
+    accesses = tuple(node.detail for node in nodes if node.kind == "load")
+    needs = frozenset(access.buffer for access in accesses if access.buffer in kept)
+    elsewhere = {access.buffer for access in accesses if access.guards or access.index != own_index(axes, access.buffer)}
+    return Stage(value, root, heavy, own, _reduced(heavy), accesses, needs, needs - elsewhere)
+
+
+def _reduced(heavy: Node | None) -> tuple[Axis, ...]:
+    if heavy is None or heavy.kind == "scan":
+        return ()
+    return heavy.detail[1] if heavy.kind == "reduce" else heavy.detail.summed
+
+
+def own_index(axes: AxisMap, value: Value) -> tuple[Index, ...]:
+    return tuple(index_over(dim) for dim in axes.domain(value)[0])
+
+
+def _representatives(values: list[Value], state: State) -> Iterable[Value]:
+    """For each heavy Value, the last Value of the elementwise chain that is its only use: that is what is worth storing."""
+    users, outputs = users_of(values), frozenset(state.outputs)
+    light = _light(values, state)
+    for value in values:
+        if isinstance(value.operation, HEAVY) and not is_leaf(value):
+            yield _advance(value, users, outputs, light)
+
+
+def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value], light: set[Value]) -> Value:
+    while value not in outputs and len(users[value]) == 1:
+        (user,) = users[value]
+        others = [x for x in user.operands if x is not value]
+        chained = isinstance(user.operation, ops.Elementwise | Cast | structure.Marker) or _adds_unit_dims(user)
+        if not chained or user.size != value.size or any(x not in light for x in others):
+            break
+        value = user
+    return value
+
+
+def _adds_unit_dims(user: Value) -> bool:
+    (x, *_) = user.operands
+    return isinstance(user.operation, Reshape) and [n for n in x.shape if n != 1] == [n for n in user.shape if n != 1]
+
+
+def _light(values: list[Value], state: State) -> set[Value]:
+    """The Values computed from leaves by elementwise work and views alone."""
+    light: set[Value] = set()
+    for value in values:
+        if value in state.stored or value in state.overrides:
+            continue
+        if not isinstance(value.operation, HEAVY) and all(x in light for x in value.operands):
+            light.add(value)
+    return light
+
+
+def storage_dtype(value: Value, outputs: frozenset[Value] | set[Value]) -> DType:
+    """How a Value lies in memory: outputs, inputs and products of matrices in their own dtype, statistics as computed."""
+    if is_leaf(value):
+        return getattr(value.operation, "stored", None) or value.dtype
+    if value in outputs or not value.dtype.is_floating:
+        return value.dtype
+    return value.dtype if _large_product(value) else value.dtype.compute
+
+
+def _large_product(value: Value) -> bool:
+    while not isinstance(value.operation, HEAVY) and value.operands:
+        value = max(value.operands, key=lambda x: (x.size, bool(x.operands)))
+    return isinstance(value.operation, structure.Contract | structure.Cumulative)
+
+
+def strides_of(value: Value) -> tuple[int, ...]:
+    """Strides in elements: an input's own, row-major for everything the program makes."""
+    strides = getattr(value.operation, "strides", None)
+    return strides if strides is not None else row_major(value.shape)
+
+
+def offset_of(access: Access) -> Index:
+    """The element offset of an access as one Index."""
+    flat = Index()
+    for index, stride in zip(access.index, strides_of(access.buffer), strict=True):
+        flat = flat + index.scaled(stride)
+    return flat
+
+
+__all__ = ["HEAVY", "Stage", "State", "find_stages", "offset_of", "own_index", "storage_dtype", "strides_of"]

@@ -1,0 +1,176 @@
+"""Every error a user can meet: one class each, one message shape, the user's own line with a caret.
+
+This file formats messages and hides gradc's own frames. It never decides that something is wrong: the shape rules, the
+tracer and the compiler do.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+
+def _package_folders() -> tuple[str, ...]:
+    """gradc's own folders, each ending in a separator; beside `gradc/` too in a source tree, where the parts are apart."""
+    here = Path(__file__).parent
+    homes = {here, here.resolve()}
+    if not (here / "codegen").exists():
+        homes |= {home.parent / part for home in set(homes) for part in ("codegen", "runtime")}
+    return tuple(f"{home}{os.sep}" for home in homes)
+
+
+PACKAGE_FOLDERS = _package_folders()
+LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "numpy"))
+GO_BETWEENS = tuple(f"{os.sep}{name}" for name in ("functools.py", "contextlib.py", f"optree{os.sep}ops.py"))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place in the user's program: file, line, and the columns of the expression on that line (0-based, or None)."""
+
+    file: str
+    line: int
+    column: int | None = None
+    end_column: int | None = None
+    function: str = ""
+    end_line: int | None = None
+
+    def text(self) -> str:
+        return linecache.getline(self.file, self.line).rstrip("\n")
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+    def pointed(self) -> str:
+        """The user's line with a caret under the expression."""
+        line = self.text()
+        if not line.strip():
+            return f"  {self.file}:{self.line}"
+        lead = len(line) - len(line.lstrip())
+        start = lead if self.column is None else _characters(line, self.column)
+        one_line = self.end_column is not None and self.end_line in (None, self.line)
+        stop = _characters(line, self.end_column) if one_line and self.end_column is not None else len(line)
+        return f"  {self.file}:{self.line}\n    {line[lead:]}\n    {' ' * (start - lead)}{'^' * max(1, stop - start)}"
+
+
+def _characters(line: str, column: int) -> int:
+    """A column as Python counts them, in bytes, in characters."""
+    return len(line.encode()[:column].decode(errors="ignore"))
+
+
+@cache
+def is_internal(file: str) -> bool:
+    """Whether a file belongs to gradc itself (its frames are never shown to the user as theirs)."""
+    return file.startswith(PACKAGE_FOLDERS)
+
+
+@cache
+def _is_passed_through(file: str) -> bool:
+    """Whether a frame of this file is never the user's: gradc's own, or of a library that calls gradc back."""
+    if is_internal(file) or file.startswith("<frozen") or file == "<string>":
+        return True
+    return file.endswith(GO_BETWEENS) or any(library in file for library in LIBRARIES)
+
+
+def user_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame at or outside `frame` that is the user's."""
+    while frame is not None and _is_passed_through(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def user_source() -> Source | None:
+    """The innermost frame outside gradc, with the columns of the running expression where Python knows them."""
+    frame = user_frame(sys._getframe(1))
+    if frame is None:
+        return None
+    code, line = frame.f_code, frame.f_lineno
+    return Source(code.co_filename, line, *_columns(code, frame.f_lasti), code.co_name)
+
+
+@cache
+def _columns(code: Any, instruction: int) -> tuple[int | None, int | None]:
+    """The columns of one instruction; an expression over several lines has no end on its first."""
+    first, last, column, end_column = list(code.co_positions())[instruction // 2]
+    return (column, end_column) if first == last else (column, None)
+
+
+class GradcError(Exception):
+    """The root of gradc's errors. `source` is the user's place, `operation` what they called; the text ends with what to do."""
+
+    def __init__(self, message: str, *, advice: str = "", source: Source | None = None):
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+        self.source = source if source is not None else user_source()
+        self.operation = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.operation}: {self.message}" if self.operation else self.message]
+        if self.source is not None:
+            parts.append(self.source.pointed())
+        if self.advice:
+            parts.append(f"  {self.advice}")
+        return "\n".join(parts)
+
+
+class TraceError(GradcError, TypeError):
+    """The function did something that cannot be traced (a branch on an array's value, an unhashable static, ...)."""
+
+
+class ShapeError(GradcError, ValueError):
+    """Shapes, axes or indices that do not fit together."""
+
+
+class DTypeError(GradcError, TypeError):
+    """A dtype an operation does not take."""
+
+
+class UnsupportedError(GradcError, NotImplementedError):
+    """Something valid that gradc does not do."""
+
+
+class VerificationError(GradcError, AssertionError):
+    """A derivative or an emitted kernel that was shown to be wrong."""
+
+
+def hide_internals(error: BaseException) -> None:
+    """Takes gradc's own frames out of the error's traceback, unless GRADC_DEBUG is set. Call it, then `raise` bare:
+
+        try: ...
+        except Exception as error:
+            hide_internals(error)
+            raise
+
+    A bare `raise` adds no entry for its own frame, so a GradcError ends at the user's line. An error of another kind that
+    was raised inside gradc is a bug of gradc and keeps its frames.
+    """
+    entries = list(_entries(error.__traceback__))
+    if os.environ.get("GRADC_DEBUG", "0") not in ("", "0") or not entries:
+        return
+    if not isinstance(error, GradcError) and is_internal(entries[-1].tb_frame.f_code.co_filename):
+        return
+    shown = None
+    for entry in reversed(entries):
+        if not is_internal(entry.tb_frame.f_code.co_filename):
+            shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    error.__traceback__ = shown
+    if _is_wholly_internal(error.__context__):
+        error.__suppress_context__ = True
+
+
+def _entries(trace: TracebackType | None) -> Any:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next
+
+
+def _is_wholly_internal(error: BaseException | None) -> bool:
+    """Whether an error was raised and caught inside gradc, so that the user need not hear of it."""
+    return error is not None and all(is_internal(entry.tb_frame.f_code.co_filename) for entry in _entries(error.__traceback__))

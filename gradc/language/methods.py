@@ -1,0 +1,211 @@
+"""Operators and methods of Value: `x + y`, `x @ w`, `x.sum(axis=-1)`, `x[..., None]`, `x.at[i].set(v)`.
+
+Two tables at the bottom attach them. What Python asks of a value that is not known yet (`if x`, `float(x)`, `x[0] = 1`) is
+refused here, with what to write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+
+from gradc.errors import ShapeError, TraceError
+from gradc.ir import Value
+from gradc.language import indexing, linear, reductions, shaping, softmax
+from gradc.language.calls import method
+from gradc.language.elementwise import FUNCTIONS, clip, powered
+from gradc.leaves import is_array, is_scalar
+from gradc.ops import TABLE
+
+
+def operator(symbol: str, function: Callable[..., Value]) -> Callable[..., Value]:
+    """A binary operator that leaves operands it does not know to the other side."""
+
+    @method(f"{{}} {symbol} {{}}")
+    def forward(self: Value, other: Any) -> Value:
+        return function(self, other) if _is_operand(other) else NotImplemented
+
+    return forward
+
+
+def reflected(symbol: str, function: Callable[..., Value]) -> Callable[..., Value]:
+    """The same operator with the Value on the right."""
+
+    @method(f"{symbol} {{}}")
+    def backward(self: Value, other: Any) -> Value:
+        return function(other, self) if _is_operand(other) else NotImplemented
+
+    return backward
+
+
+def _is_operand(x: Any) -> bool:
+    return isinstance(x, Value) or is_scalar(x) or is_array(x)
+
+
+def _unary(symbol: str, name: str) -> Callable[[Value], Value]:
+    return method(f"{symbol}{{}}")(lambda self: TABLE[name].on_values(self))
+
+
+@method("{}[{}]")
+def _getitem(self: Value, key: Any) -> Value:
+    return indexing.getitem(self, key)
+
+
+def _iterate(self: Value) -> Iterator[Value]:
+    if self.ndim == 0:
+        raise TraceError("a 0-d array has no elements to iterate over")
+    return iter(shaping.unstack(self))
+
+
+def _length(self: Value) -> int:
+    if self.ndim == 0:
+        raise TraceError("a 0-d array has no len()")
+    return self.shape[0]
+
+
+def _refuse(what: str, advice: str) -> Callable[..., NoReturn]:
+    def refuse(self: Value, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TraceError(f"{what} of {self!r}, which has no value until the program runs", advice=advice)
+
+    return method(what)(refuse)
+
+
+BRANCH = "Use gradc.where(condition, a, b) to choose element by element, or gradc.cond(condition, f, g, *operands) to choose a computation."
+CONCRETE = "Compute it from shapes and static arguments, or return it from the compiled function and convert it there."
+
+
+def _reshape(self: Value, *shape: Any) -> Value:
+    return shaping.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+
+def _permute(self: Value, *axes: Any) -> Value:
+    order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
+    return shaping.transpose(self, order)
+
+
+def _flatten(self: Value) -> Value:
+    return shaping.reshape(self, (-1,))
+
+
+def _transposed(self: Value) -> Value:
+    """The matrix transposed; with more dimensions say which with `mT` or `permute_dims`."""
+    if self.ndim > 2:
+        raise ShapeError(
+            f"`.T` of {self.ndim} dimensions", advice="Use `.mT` for the last two, or gradc.permute_dims(x, axes)."
+        )
+    return shaping.transpose(self)
+
+
+def _numpy_ufunc(self: Value, ufunc: Any, kind: str, *operands: Any, **kwargs: Any) -> Value:
+    """NumPy's own functions on a Value: the table's function of the same meaning."""
+    function = NUMPY_UFUNCS.get(ufunc)
+    if function is None or kind != "__call__" or kwargs:
+        raise TraceError(
+            f"numpy.{ufunc.__name__} was called on {self!r}, which is being traced", advice="Use the functions of gradc."
+        )
+    return function(*operands)
+
+
+def _numpy_function(self: Value, function: Any, kinds: Any, args: Any, kwargs: Any) -> NoReturn:
+    raise TraceError(
+        f"numpy.{function.__name__} was called on an array that is being traced",
+        advice="Use the function of gradc, which has NumPy's or the array API's name.",
+    )
+
+
+def _torch_function(function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+    """torch's functions are refused; of an operator torch hears it as the TypeError that lets the Value's own operator run."""
+    raise TraceError(
+        f"torch's {function.__name__} was called on an array that is being traced",
+        advice="Use the function of gradc or gradc.nn, or convert the whole function with gradc.from_torch.",
+    )
+
+
+NUMPY_UFUNCS: dict[Any, Callable[..., Value]] = {row.numpy: FUNCTIONS[name] for name, row in TABLE.items()} | {
+    np.matmul: linear.matmul
+}
+
+BINARY = {
+    "add": ("+", TABLE["add"].on_values),
+    "sub": ("-", TABLE["subtract"].on_values),
+    "mul": ("*", TABLE["multiply"].on_values),
+    "truediv": ("/", TABLE["divide"].on_values),
+    "floordiv": ("//", TABLE["floor_divide"].on_values),
+    "mod": ("%", TABLE["remainder"].on_values),
+    "pow": ("**", powered),
+    "matmul": ("@", linear.matmul.__wrapped__),  # type: ignore[attr-defined]
+    "and": ("&", TABLE["bitwise_and"].on_values),
+    "or": ("|", TABLE["bitwise_or"].on_values),
+    "xor": ("^", TABLE["bitwise_xor"].on_values),
+    "lshift": ("<<", TABLE["bitwise_left_shift"].on_values),
+    "rshift": (">>", TABLE["bitwise_right_shift"].on_values),
+}
+COMPARISONS = {
+    "eq": ("==", "equal"),
+    "ne": ("!=", "not_equal"),
+    "lt": ("<", "less"),
+    "le": ("<=", "less_equal"),
+    "gt": (">", "greater"),
+    "ge": (">=", "greater_equal"),
+}
+METHODS: dict[str, Any] = (
+    {
+        "__neg__": _unary("-", "negative"),
+        "__abs__": _unary("abs ", "abs"),
+        "__invert__": _unary("~", "bitwise_invert"),
+        "__pos__": lambda self: self,
+        "__hash__": object.__hash__,
+        "__getitem__": _getitem,
+        "__iter__": _iterate,
+        "__len__": _length,
+        "__bool__": _refuse("the truth", BRANCH),
+        "__int__": _refuse("int()", CONCRETE),
+        "__index__": _refuse("an index or a range", CONCRETE),
+        "__float__": _refuse("float()", CONCRETE),
+        "__complex__": _refuse("complex()", CONCRETE),
+        "item": _refuse("item()", CONCRETE),
+        "tolist": _refuse("tolist()", CONCRETE),
+        "__array__": _refuse("the NumPy array", "Use the functions of gradc, which are named as NumPy's."),
+        "__setitem__": _refuse("assigning to a part", "Arrays do not change: write `x = x.at[index].set(value)`."),
+        "__delitem__": _refuse("deleting a part", "Take the parts to keep and use gradc.concat."),
+        "__array_ufunc__": _numpy_ufunc,
+        "__array_function__": _numpy_function,
+        "__torch_function__": staticmethod(_torch_function),
+        "reshape": _reshape,
+        "transpose": _permute,
+        "permute": _permute,
+        "flatten": _flatten,
+        "ravel": _flatten,
+        "astype": shaping.astype,
+        "squeeze": shaping.squeeze,
+        "swapaxes": shaping.swapaxes,
+        "take": indexing.take,
+        "repeat": shaping.repeat,
+        "dot": linear.dot,
+        "clip": clip,
+        "T": property(_transposed),
+        "mT": property(shaping.matrix_transpose),
+        "at": property(indexing.At),
+    }
+    | {
+        name: getattr(reductions, name)
+        for name in ("sum", "prod", "max", "min", "mean", "var", "std", "any", "all", "argmax", "argmin", "cumsum")
+    }
+    | {name: getattr(softmax, name) for name in ("logsumexp", "softmax", "log_softmax")}
+)
+
+
+def attach() -> None:
+    """Gives Value its operators and methods."""
+    for name, (symbol, function) in BINARY.items():
+        setattr(Value, f"__{name}__", operator(symbol, function))
+        setattr(Value, f"__r{name}__", reflected(symbol, TABLE["pow"].on_values if name == "pow" else function))
+    for name, (symbol, row) in COMPARISONS.items():
+        setattr(Value, f"__{name}__", operator(symbol, TABLE[row].on_values))
+    for name, attribute in METHODS.items():
+        setattr(Value, name, attribute)
+
+
+attach()

@@ -1,0 +1,95 @@
+"""How derivatives combine: the sum of two, a partial times a tangent, and zero. Cotangents combine by the same rules.
+
+A tangent that is 0 because nothing depends on the variable is `None`, never an array of zeros. A selection stays outermost,
+so that 0·inf and 0·nan do not arise where it is 0: the derivative of `where(x > 0, log(x), 0)` is 0 at 0, not nan.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from gradc.ir import Value
+from gradc.leaves import constant, constant_of
+from gradc.table import TABLE
+
+Tangent = Value | None
+
+
+def zeros_like(value: Value) -> Value:
+    """Zeros of the value's shape and dtype."""
+    return constant(0, value.dtype, value.shape)
+
+
+def total(a: Tangent, b: Tangent) -> Tangent:
+    """a + b; two selections by one condition become one."""
+    if a is None or b is None:
+        return b if a is None else a
+    chosen_a, chosen_b = selection(a), selection(b)
+    if chosen_a is None or chosen_b is None or chosen_a[0] is not chosen_b[0]:
+        return TABLE["add"](a, b)
+    condition, yes, no = chosen_a
+    return select(condition, total(yes, chosen_b[1]), total(no, chosen_b[2]))
+
+
+def scale(partial: Any, tangent: Tangent, known: int) -> Tangent:
+    """partial · tangent. A partial made after Value number `known` is looked into; an older one is only multiplied by.
+
+    Plain numbers 0, 1 and -1 vanish, selections and signs move outwards, and a reciprocal divides.
+    """
+    number = constant_of(partial) if isinstance(partial, Value) else partial
+    if tangent is None or number == 0:
+        return None
+    if number is not None:
+        return tangent if number == 1 else TABLE["negative"](tangent) if number == -1 else TABLE["multiply"](tangent, number)
+    chosen = selection(tangent)
+    if chosen is not None and not _is_harmless(partial):
+        condition, yes, no = chosen
+        return select(condition, scale(partial, yes, known), scale(partial, no, known))
+    return _times(partial, tangent, known)
+
+
+def _is_harmless(partial: Value) -> bool:
+    """Whether a partial is made of finite numbers other than 0, so that 0 times it is 0."""
+    numbers = [constant_of(operand) for operand in partial.operands]
+    return bool(numbers) and all(number is not None and number != 0 and isfinite(number) for number in numbers)
+
+
+def _times(partial: Value, tangent: Value, known: int) -> Tangent:
+    """`scale` for a partial that is no number and a tangent that is no selection."""
+    inside = partial.operands
+    match partial.operation.name if partial.number > known else "":
+        case "where" if any(constant_of(arm) is not None for arm in inside[1:]):
+            return select(inside[0], scale(inside[1], tangent, known), scale(inside[2], tangent, known))
+        case "negative":
+            return _applied("negative", scale(inside[0], tangent, known))
+        case "reciprocal":
+            return TABLE["divide"](tangent, inside[0])
+        case "divide":
+            return _applied("divide", scale(inside[0], tangent, known), inside[1])
+    return TABLE["multiply"](tangent, partial)
+
+
+def _applied(name: str, tangent: Tangent, *others: Value) -> Tangent:
+    return None if tangent is None else TABLE[name](tangent, *others)
+
+
+def select(condition: Value, yes: Tangent, no: Tangent) -> Tangent:
+    """`where(condition, yes, no)`, where a missing side is 0. A selection inside the other side joins this one."""
+    if yes is None and no is None:
+        return None
+    inner = selection(yes) if no is None and yes is not None else None
+    if inner is not None and inner[2] is None:
+        return select(TABLE["logical_and"](condition, inner[0]), inner[1], None)
+    like = yes if yes is not None else no
+    assert like is not None
+    return TABLE["where"](condition, zeros_like(like) if yes is None else yes, zeros_like(like) if no is None else no)
+
+
+def selection(tangent: Value) -> tuple[Value, Tangent, Tangent] | None:
+    """(condition, yes, no) of a `where` with a zero side, that side as None; None for anything else."""
+    if tangent.operation is not TABLE["where"]:
+        return None
+    condition, *sides = tangent.operands
+    yes, no = (None if constant_of(side) == 0 else side for side in sides)
+    return (condition, yes, no) if yes is None or no is None else None

@@ -1,0 +1,101 @@
+"""The other functions of torch.nn.functional: linear layers, embeddings, distances and padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradc import language as g
+from gradc import types
+from gradc.errors import DTypeError, ShapeError, UnsupportedError
+from gradc.ir import Value
+from gradc.language.arguments import floating, value_of
+from gradc.language.calls import array_function
+from gradc.language.creation import iota
+
+
+@array_function
+def linear(input: Any, weight: Any, bias: Any = None) -> Value:
+    """input weightᵀ + bias: (..., I) and (O, I) give (..., O); a weight (I,) gives (...)."""
+    x, weight = value_of(input), value_of(weight)
+    if x.ndim == 0 or weight.ndim not in (1, 2) or x.shape[-1] != weight.shape[-1]:
+        raise ShapeError(f"input {x.shape} and weight {weight.shape} are not (..., I) and (O, I)")
+    product = g.einsum("...i,oi->...o" if weight.ndim == 2 else "...i,i->...", x, weight)
+    return product if bias is None else product + value_of(bias)
+
+
+@array_function
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Value:
+    """The rows of `weight` (V, D) at integers `input`, as (*input.shape, D). Row `padding_idx` gets no derivative."""
+    index, weight = value_of(input), value_of(weight)
+    if not index.dtype.is_integer:
+        raise DTypeError(f"an embedding is looked up by integers, got {index.dtype}")
+    rows = g.take(weight, index, axis=0)
+    if padding_idx is None:
+        return rows
+    return g.where(g.expand_dims(index == padding_idx % weight.shape[0], axis=-1), g.stop_gradient(rows), rows)
+
+
+@array_function
+def one_hot(tensor: Any, num_classes: int = -1) -> Value:
+    """1 at each integer and 0 elsewhere along a new last dimension of `num_classes` (int64)."""
+    if num_classes < 0:
+        raise UnsupportedError(
+            "one_hot needs num_classes: the largest element is known only when the program runs", advice="Pass num_classes."
+        )
+    index = value_of(tensor)
+    return g.astype(g.expand_dims(index, axis=-1) == iota(num_classes, index.ndim, index.ndim + 1), types.int64)
+
+
+@array_function
+def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
+    """x / max(‖x‖_p, eps) along `dim`. At x = 0 the derivative is that of x / eps."""
+    x = floating(input)
+    return x / norm_at_least(x, p, dim, eps)
+
+
+def norm_at_least(x: Value, p: float, axis: int, eps: float) -> Value:
+    """max(‖x‖_p, eps) along an axis that is kept; constant, so without derivative, where the norm is smaller."""
+    size = g.abs(x)
+    if p == float("inf"):
+        largest = g.max(size, axis=axis, keepdims=True)
+        return g.where(largest < eps, eps, largest)
+    power = x * x if p == 2 else size**p
+    total = g.sum(power, axis=axis, keepdims=True)
+    enough = total >= eps**p
+    root = g.where(enough, total, 1.0)
+    return g.where(enough, g.sqrt(root) if p == 2 else root ** (1 / p), eps)
+
+
+@array_function
+def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Value:
+    """x1·x2 / (max(‖x1‖, eps) max(‖x2‖, eps)) along `dim`."""
+    a, b = g.broadcast_arrays(floating(x1), floating(x2))
+    lengths = g.squeeze(norm_at_least(a, 2, dim, eps) * norm_at_least(b, 2, dim, eps), axis=dim)
+    return g.sum(a * b, axis=dim) / lengths
+
+
+@array_function
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+    """`input` itself when not training or p is 0. Dropping needs a random key: see gradc.random."""
+    if training and p:
+        raise UnsupportedError("nn.dropout has no random key", advice="Use gradc.random.dropout(key, x, p), or training=False.")
+    return value_of(input)
+
+
+@array_function
+def pad(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Value:
+    """torch's pad: pairs (before, after) from the last dimension inward; modes "constant", "reflect", "replicate", "circular".
+
+    A negative width crops.
+    """
+    x = value_of(input)
+    pairs = [tuple(pad[i : i + 2]) for i in range(0, len(pad), 2)]
+    if len(pad) % 2 or len(pairs) > x.ndim:
+        raise ShapeError(f"pad {tuple(pad)} does not hold a pair for each of at most {x.ndim} dimensions")
+    widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs[::-1]
+    cropped = x[tuple(slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(widths, x.shape, strict=True))]
+    names = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    if mode not in names:
+        raise UnsupportedError(f"pad has no mode {mode!r}", advice=f"Use one of {', '.join(names)}.")
+    grown = [(max(a, 0), max(b, 0)) for a, b in widths]
+    return g.pad(cropped, grown, names[mode], constant_values=value or 0)

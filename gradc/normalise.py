@@ -1,0 +1,162 @@
+"""Brings a graph into normal form before and after it is differentiated. Changes no meaning over the real numbers.
+
+The rules stand in `rewrites/`, each with its formula and what it does to inf, nan and empty axes; this file applies them,
+and shares what is computed twice. What no output needs is gone because a graph is what its outputs reach.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection
+
+from gradc.invariance import cut_invariant
+from gradc.ir import Graph, Value, on_behalf_of, rebuild, with_operands
+from gradc.leaves import Constant, Input, Literal
+from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
+from gradc.rewrites.matching import built, inside
+from gradc.structure import Keep, Marker, StopGradient, Variable
+from gradc.table import TABLE
+
+ROUNDS = 4
+COMMUTATIVE = frozenset(("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor"))
+
+# Markers that mean nothing any more: once differentiation is done nothing stops it, and once residuals are chosen nothing is kept.
+FINISHED: dict[str, tuple[type[Marker], ...]] = {
+    "before": (Variable,),
+    "after": (Variable, StopGradient),
+    "final": (Variable, StopGradient, Keep),
+}
+
+
+def normalise(graph: Graph, stage: str = "before") -> Graph:
+    """The graph in normal form, with the same inputs and as many outputs in the same order.
+
+    `stage` is "before" differentiation, "after" it, or "final" when the residuals are chosen; it says which markers go.
+    """
+    graph = without_markers(graph, FINISHED[stage])
+    for _ in range(ROUNDS):
+        simpler = reuse_quotients(rewritten(graph))
+        if all(a is b for a, b in zip(simpler.outputs, graph.outputs, strict=True)):
+            break
+        graph = simpler
+    return cut_invariant(graph) if stage == "before" else graph
+
+
+def without_markers(graph: Graph, markers: tuple[type[Marker], ...]) -> Graph:
+    """The graph with markers of these classes replaced by what they mark."""
+    return _mapped(graph, lambda value: value.operands[0] if isinstance(value.operation, markers) else value)
+
+
+def rewritten(graph: Graph) -> Graph:
+    """Every rule applied to every Value, operands first, until none applies; equal Values become one."""
+    rewriter = Rewriter(len(graph.values))
+    for value in graph.values:
+        rewriter.normal_form(value)
+    return _with_outputs(graph, [rewriter.normal_form(output) for output in graph.outputs])
+
+
+def reuse_quotients(graph: Graph) -> Graph:
+    """(a/l)·e = a·(e/l) and (a·e)/l = a·(e/l) in derivatives, where the forward has e/l: a softmax's backward reads its output.
+
+    Over the reals, where l is not 0; at l = 0 both sides are nan or inf.
+    """
+    known = {tuple(value.operands): value for value in graph.values if inside(value, "divide") and not value.note}
+    return _mapped(graph, lambda value: _reusing(value, known)) if known else graph
+
+
+def _reusing(value: Value, known: dict[tuple[Value, ...], Value]) -> Value:
+    """The product or quotient of a derivative, written with a quotient that is known."""
+    if value.note and (operands := inside(value, "multiply")):
+        for fraction, other in (operands, operands[::-1]):
+            top, bottom = inside(fraction, "divide") or (None, None)
+            if top is not None and (other, bottom) in known:
+                return _on_behalf(value, top, known[other, bottom])
+    if value.note and (operands := inside(value, "divide")):
+        product = inside(operands[0], "multiply") or ()
+        for one, other in (product, product[::-1]) if product else ():
+            if (other, operands[1]) in known:
+                return _on_behalf(value, one, known[other, operands[1]])
+    return value
+
+
+def _on_behalf(value: Value, one: Value, other: Value) -> Value:
+    with on_behalf_of(value, value.note):
+        return named_after(built("multiply", one, other), value)
+
+
+def _mapped(graph: Graph, rule: Callable[[Value], Value]) -> Graph:
+    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, rule)
+    return _with_outputs(graph, [new[output] for output in graph.outputs])
+
+
+def _with_outputs(graph: Graph, outputs: Collection[Value]) -> Graph:
+    return Graph(graph.inputs, tuple(outputs), graph.output_names, graph.title)
+
+
+class Rewriter:
+    """Remembers the normal form of every Value it has seen, and the one Value of each operation on the same operands."""
+
+    def __init__(self, size: int) -> None:
+        self.forms: dict[Value, Value] = {}
+        self.unique: dict[tuple, Value] = {}
+        self.steps_left = 200 + 20 * size  # a bound, in case two rules undo one another
+
+    def normal_form(self, value: Value) -> Value:
+        """The Value equal to this one to which no rule applies. What a rule returns is only a few operations deep."""
+        if value not in self.forms:
+            operands = tuple(self.normal_form(operand) for operand in value.operands)
+            self.forms[value] = self._simplified(with_operands(value, operands))
+        return self.forms[value]
+
+    def _simplified(self, value: Value) -> Value:
+        """The normal form of a Value whose operands have theirs."""
+        value = self.unique.setdefault(_key(value), value)
+        if value not in self.forms:
+            self.forms[value] = self._changed_by_rules(value)
+        return self.forms[value]
+
+    def _changed_by_rules(self, value: Value) -> Value:
+        with on_behalf_of(value, value.note):
+            for rule in RULES[value.operation.name]:
+                simpler = rule(value) if self.steps_left > 0 else None
+                if simpler is not None:
+                    assert (simpler.shape, simpler.dtype) == (value.shape, value.dtype), f"{rule.name} turned {value!r} into {simpler!r}"
+                    self.steps_left -= 1
+                    return named_after(self.normal_form(simpler), value)
+        return value
+
+
+def named_after(value: Value, original: Value) -> Value:
+    """Gives a Value made here the name of the one it replaces, unless it has its own."""
+    if value.name is None and value.number > original.number:
+        value.name = original.name
+    return value
+
+
+def _key(value: Value) -> tuple:
+    """What two Values have in common exactly when they are one: the operation and the operands."""
+    operation = value.operation
+    if isinstance(operation, Input):
+        return (value.number,)
+    if isinstance(operation, Constant):
+        return "constant", operation.dtype, operation.text
+    if isinstance(operation, Literal):
+        return "literal", id(operation.array)
+    numbers = [operand.number for operand in value.operands]
+    return operation, *(sorted(numbers) if operation.name in COMMUTATIVE else numbers)
+
+
+def _rules() -> defaultdict[str, tuple[Rewrite, ...]]:
+    """The rules by operation name; those for all rows of the table come first."""
+    rules: defaultdict[str, tuple[Rewrite, ...]] = defaultdict(tuple)
+    for rule in REWRITES.values():
+        for operation in TABLE if ELEMENTWISE in rule.operations else ():
+            rules[operation] += (rule,)
+    for rule in REWRITES.values():
+        for operation in rule.operations:
+            if operation != ELEMENTWISE:
+                rules[operation] += (rule,)
+    return rules
+
+
+RULES = _rules()

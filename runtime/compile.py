@@ -1,0 +1,200 @@
+"""`gradc.compile`: from a call to its results. Finds the program made for arguments like these, or makes it, and runs it.
+
+The way of a function, a pass a line, is `program_of`. Programs are kept by structure, shapes, dtypes, strides, static
+arguments and what the function closes over; nothing that was computed is ever kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import numpy as np
+
+from gradc.codegen.lower import lower_graph, lower_pair
+from gradc.errors import GradcError, TraceError, UnsupportedError, hide_internals
+from gradc.ir import Graph
+from gradc.normalise import normalise
+from gradc.runtime.closure import closed_over, describe_change
+from gradc.runtime.execute import Executable, from_torch, refuse_devices
+from gradc.runtime.logs import log
+from gradc.runtime.lowered import Lowered
+from gradc.signature import signature_key, static_names
+from gradc.trace import Traced, trace
+from gradc.transforms import is_traced
+
+P = ParamSpec("P")
+R = TypeVar("R")
+BACKENDS = ("auto", "numpy", "interpret", "triton")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a function is compiled."""
+
+    backend: str = "auto"
+    static_argnames: tuple[str, ...] = ()
+
+
+@dataclass
+class Prepared:
+    """A traced function and what runs it. `held` keeps alive what the key identifies by address."""
+
+    traced: Traced
+    executable: Executable
+    held: tuple[Any, ...] = field(default=())
+
+
+class Compiled(Generic[P, R]):
+    """A function that runs as gradc's program of it. Made by `compile`; see there."""
+
+    def __init__(self, function: Callable[P, R], options: Options):
+        functools.update_wrapper(self, function)
+        self.function, self.options = function, options
+        self._static = static_names(function, options.static_argnames)
+        self._programs: dict[Hashable, Prepared] = {}
+        self._last: tuple[Any, ...] | None = None
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            if is_traced((args, kwargs)):
+                return self.function(*args, **kwargs)
+            return self._run(args, kwargs)
+        except GradcError as error:
+            hide_internals(error)
+            raise
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """As a method: `self` is an argument, static unless it is a pytree of arrays."""
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"
+
+    def _run(self, args: tuple, kwargs: dict) -> Any:
+        key, arrays = signature_key(args, kwargs, self._static)
+        backend = resolve_backend(self.options.backend, arrays)
+        prepared = self._find(key, backend, args, kwargs)
+        return results_of(prepared, arrays)
+
+    def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
+        outside, held = closed_over(self.function)
+        full = (key, backend, outside)
+        prepared = self._programs.get(full)
+        if prepared is None:
+            with self._lock:
+                prepared = self._programs.get(full)
+                if prepared is None:
+                    if self._last is not None:
+                        log("recompile", f"{self.__name__}: {describe_change(self._last, full)}")  # type: ignore[attr-defined]
+                    traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
+                    prepared = self._programs[full] = Prepared(traced, Executable(graph, backend), held)
+                    self._last = full
+        return prepared
+
+    def lower(self, *args: Any, wrt: Sequence[int] | None = None, **kwargs: Any) -> Lowered:
+        """What would run for arguments like these (arrays, or `gradc.spec` in their place), without running anything.
+
+        Differentiates with respect to every floating-point array, or those numbered `wrt` among the array leaves; `()` for none.
+        """
+        try:
+            _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
+            return lowered(graph, wrt)
+        except GradcError as error:
+            hide_internals(error)
+            raise
+
+
+def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[str] = ()) -> tuple[Traced, Graph]:
+    """The traced function and its normalised graph."""
+    traced = trace(function, args, kwargs, static)
+    log("ir", str(traced.graph))
+    graph = normalise(traced.graph, "before")
+    log("fusion", str(graph))
+    return traced, graph
+
+
+def lowered(graph: Graph, wrt: Sequence[int] | None) -> Lowered:
+    """A normalised graph lowered, with its gradient unless `wrt` is empty."""
+    if wrt is None:
+        wrt = [i for i, value in enumerate(graph.inputs) if value.dtype.is_floating]
+    if not wrt or not any(value.dtype.is_floating for value in graph.outputs):
+        return Lowered(graph, lower_graph(graph), None)
+    for number in wrt:
+        if not 0 <= number < len(graph.inputs) or not graph.inputs[number].dtype.is_floating:
+            raise TraceError(f"wrt names argument {number}, which is not a floating-point array of {graph.title}")
+    program, partition = lower_pair(graph, wrt)
+    return Lowered(graph, program, partition)
+
+
+def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
+    """Runs a prepared program; results come back as the arrays came, in the structure the function returned."""
+    executable, tensors = prepared.executable, [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
+    refuse_devices(tensors, executable.backend)
+    if not tensors:
+        return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
+    from gradc.runtime import tape
+
+    if tape.wants_tape(arrays):
+        return prepared.traced.results(tape.recorded(executable, arrays))
+    from gradc.runtime.execute import to_torch
+
+    return prepared.traced.results([to_torch(array, tensors[0].device) for array in executable.run(arrays)])
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else from_torch(array)
+
+
+def resolve_backend(wanted: str, arrays: Sequence[Any]) -> str:
+    """The backend to run: as said, else `GRADC_BACKEND`, else Triton for a GPU tensor and NumPy otherwise."""
+    if wanted == "auto":
+        wanted = os.environ.get("GRADC_BACKEND", "auto")
+    if wanted not in BACKENDS:
+        raise UnsupportedError(f"there is no backend {wanted!r}", advice=f"Use one of: {', '.join(BACKENDS)}.")
+    if wanted != "auto":
+        return wanted
+    return "triton" if any(getattr(array, "is_cuda", False) for array in arrays) else "numpy"
+
+
+@overload
+def compile(function: Callable[P, R], /) -> Compiled[P, R]: ...
+@overload
+def compile(
+    *,
+    backend: str = "auto",
+    static_argnames: str | Sequence[str] = (),
+    dynamic: bool | None = None,
+    tune: str = "none",
+    deterministic: bool = True,
+) -> Callable[[Callable[P, R]], Compiled[P, R]]: ...
+def compile(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    backend: str = "auto",
+    static_argnames: str | Sequence[str] = (),
+    dynamic: bool | None = None,
+    tune: str = "none",
+    deterministic: bool = True,
+) -> Any:
+    """Decorates a function of arrays: it runs as fused kernels, and so does its gradient.
+
+    Arrays (NumPy, torch) are the dynamic inputs, in any pytree; every other argument is static and must hash, as are those
+    named in `static_argnames`. NumPy in gives NumPy out; torch in gives torch out, on the same device and on autograd's tape.
+    `backend` is "auto" (Triton for a GPU tensor, NumPy otherwise), "numpy" (the reference), "triton", or "interpret" (the
+    emitted kernels on the CPU). No float atomics are used (`deterministic`), and schedules are chosen without a search (`tune`).
+
+    Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet.
+    """
+    if backend not in BACKENDS:
+        raise UnsupportedError(f"there is no backend {backend!r}", advice=f"Use one of: {', '.join(BACKENDS)}.")
+    if tune != "none" or dynamic is not None or not deterministic:
+        raise UnsupportedError("dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are.")
+    options = Options(backend, (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames))
+    return Compiled(function, options) if function is not None else lambda wrapped: Compiled(wrapped, options)

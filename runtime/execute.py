@@ -1,0 +1,128 @@
+"""Runs one traced program on arrays: by the NumPy reference, by Triton's interpreter, or on the GPU.
+
+An `Executable` is made once per program; its forward-only and its differentiable form are made when first asked for.
+Arrays come in as NumPy or torch and go out as they came.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from gradc.codegen.lower import differentiate, with_literals
+from gradc.codegen.residuals import Partition
+from gradc.errors import UnsupportedError
+from gradc.interpret import evaluate_values, finished, to_numpy
+from gradc.ir import Graph
+from gradc.leaves import Literal
+from gradc.runtime.cache import DiskCache
+from gradc.runtime.logs import log
+from gradc.runtime.module import load_module
+from gradc.runtime.plan import Plan, make_plan, places
+from gradc.runtime.workers import interpret
+
+
+class Executable:
+    """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton"."""
+
+    def __init__(self, graph: Graph, backend: str):
+        self.graph = with_literals(graph)
+        self.backend = backend
+        self.literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._partitions: dict[tuple[int, ...], Partition] = {}
+        self._lock = threading.Lock()
+
+    def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """The outputs, without anything kept for a backward."""
+        if self.backend == "numpy":
+            return self._evaluated(self.graph.inputs, self.graph.outputs, (*arrays, *self.literals))
+        return self._launched(self._plan(()), "forward", (*arrays, *self.literals))
+
+    def forward(self, arrays: Sequence[Any], wrt: tuple[int, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The outputs, and the arrays the backward with respect to the inputs `wrt` takes."""
+        arrays = (*arrays, *self.literals)
+        if self.backend == "numpy":
+            split = self._partition(wrt)
+            results = self._evaluated(split.forward.inputs, split.forward.outputs, arrays, exact_after=len(self.graph.outputs))
+            kept = places(split)
+        else:
+            plan = self._plan(wrt)
+            results, kept = self._launched(plan, "forward", arrays), plan.kept
+        return results[: len(self.graph.outputs)], tuple((arrays if kind == "input" else results)[i] for kind, i in kept)
+
+    def backward(self, kept: Sequence[Any], cotangents: Sequence[Any], wrt: tuple[int, ...]) -> tuple[Any, ...]:
+        """The cotangents of the inputs `wrt`. `cotangents` has one array per floating-point output."""
+        if self.backend == "numpy":
+            backward = self._partition(wrt).backward
+            return self._evaluated(backward.inputs, backward.outputs, (*kept, *cotangents))
+        return self._launched(self._plan(wrt), "backward", (*kept, *cotangents))
+
+    def _plan(self, wrt: tuple[int, ...]) -> Plan:
+        with self._lock:
+            if wrt not in self._plans:
+                self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache())
+                log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
+                log("kernel", self._plans[wrt].source)
+            return self._plans[wrt]
+
+    def _partition(self, wrt: tuple[int, ...]) -> Partition:
+        with self._lock:
+            if wrt not in self._partitions:
+                self._partitions[wrt] = differentiate(self.graph, wrt)
+            return self._partitions[wrt]
+
+    def _evaluated(self, inputs: Sequence[Any], outputs: Sequence[Any], arrays: Sequence[Any], exact_after: int | None = None) -> tuple[Any, ...]:
+        """By the reference. Results from `exact_after` on are kept as computed, not rounded to 16 bits."""
+        given = {value: to_numpy(array) for value, array in zip(inputs, arrays, strict=True)}
+        results = evaluate_values(outputs, given)
+        count = len(outputs) if exact_after is None else exact_after
+        return (*finished(outputs[:count], results, given.values()), *(results[value] for value in outputs[count:]))
+
+    def _launched(self, plan: Plan, function: str, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        if self.backend == "interpret":
+            return interpret(plan.source, function, [to_torch(array, "cpu") for array in arrays] or ["cpu"])
+        device = next((array.device for array in arrays if getattr(array, "is_cuda", False)), "cuda")
+        tensors = [to_torch(array, device) for array in arrays] or [device]
+        return getattr(load_module(plan.source), function)(*tensors)
+
+
+def to_torch(array: Any, device: Any) -> Any:
+    """An array as a torch tensor on a device, over the same memory where it can be."""
+    import torch
+
+    if isinstance(array, torch.Tensor):
+        return array.detach().to(device)
+    array = np.asarray(array)
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(_owned(array).view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(_owned(array)).to(device)
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """torch takes no negative strides and warns of read-only memory."""
+    return array if array.flags.writeable and all(step >= 0 for step in array.strides) else array.copy()
+
+
+def from_torch(tensor: Any) -> np.ndarray:
+    """A torch tensor's elements as NumPy."""
+    return to_numpy(tensor)
+
+
+def refuse_devices(arrays: Sequence[Any], backend: str) -> None:
+    """Raises where a backend cannot take the arrays it was given."""
+    devices = {str(array.device) for array in arrays if hasattr(array, "is_cuda")}
+    if len({device for device in devices if device != "cpu"}) > 1:
+        raise UnsupportedError(f"the tensors are on {', '.join(sorted(devices))}", advice="Move them to one device.")
+    if backend == "triton" and not _has_gpu():
+        raise UnsupportedError("backend='triton' needs a GPU, and torch finds none", advice="Use backend='interpret' or 'numpy'.")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

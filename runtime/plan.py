@@ -1,0 +1,55 @@
+"""What has to be known to run a traced function: the emitted text and which arrays its backward wants. Plain data.
+
+A plan is small enough to lie in the disk cache as JSON beside the readable module, so that a warm start emits nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from gradc.codegen.lower import Program, differentiate, lower_graph, lower_pair, with_literals
+from gradc.codegen.residuals import Partition
+from gradc.ir import Graph, Value
+from gradc.runtime.cache import DiskCache, digest
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`kept` says where each array the backward takes comes from: ("input", i) or ("result", i) of the forward's results."""
+
+    source: str
+    outputs: int
+    kept: tuple[tuple[str, int], ...] = ()
+
+
+def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache) -> tuple[Plan, bool]:
+    """The plan for a normalised graph, differentiable with respect to the inputs `wrt`; and whether it was on disk."""
+    key = digest("plan", FORMAT, version("gradc"), str(graph), repr([v.operation for v in graph.inputs]), repr(wrt))
+    found = cache.get(key)
+    if found is not None and {"module.py", "plan.json"} <= found.keys():
+        content = json.loads(found["plan.json"])
+        return Plan(found["module.py"], content["outputs"], tuple((kind, i) for kind, i in content["kept"])), True
+    plan = _lowered(graph, wrt)
+    cache.put(key, {"module.py": plan.source, "plan.json": json.dumps({"outputs": plan.outputs, "kept": plan.kept})})
+    return plan, False
+
+
+def _lowered(graph: Graph, wrt: tuple[int, ...]) -> Plan:
+    if not wrt:
+        return Plan(lower_graph(graph).source, len(graph.outputs))
+    program, split = lower_pair(graph, wrt)
+    return Plan(program.source, len(graph.outputs), places(split))
+
+
+def places(split: Partition) -> tuple[tuple[str, int], ...]:
+    """Where each residual is found after the forward has run."""
+    inputs = {value: i for i, value in enumerate(split.forward.inputs)}
+    results = {value: i for i, value in enumerate(split.forward.outputs)}
+    return tuple(("input", inputs[r.value]) if r.value in inputs else ("result", results[r.value]) for r in split.residuals)
+
+
+__all__ = ["Plan", "Program", "Value", "differentiate", "make_plan", "places", "with_literals"]
