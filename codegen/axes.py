@@ -101,16 +101,19 @@ def reshape_groups(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[
 class AxisMap:
     """The axes of every dimension of every Value of a program (`axes_of`), and the axes each one is computed over (`domain`).
 
-    `overrides` says that a Value is computed as another one of the same shape (a sum as the sum of its partial sums).
+    `overrides` says that a Value is computed as another one of the same shape (a sum as the sum of its partial sums);
+    `ties` are further dimensions that move together.
     """
 
-    def __init__(self, values: Iterable[Value], overrides: Mapping[Value, Value] | None = None):
+    def __init__(self, values: Iterable[Value], overrides: Mapping[Value, Value] | None = None, ties: Iterable[tuple[Dim, Dim]] = ()):
         self.values = list(values)
         self.overrides = dict(overrides or {})
         self.families = Families()
         self.groups: list[tuple[list[Dim], list[Dim]]] = []
         for value in self.values:
             self._tie(value)
+        for a, b in ties:
+            self.families.join(_key(a), _key(b))
         for value, instead in self.overrides.items():
             for dim, size in enumerate(value.shape):
                 if size != 1:

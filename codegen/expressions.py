@@ -6,6 +6,7 @@ one. Which statements stand in which loop is decided in `emit.py`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,16 @@ from gradc.codegen.names import Names
 from gradc.codegen.nodes import Access, Guard, Node
 from gradc.codegen.positions import Positions
 from gradc.codegen.roles import KernelAxis
-from gradc.codegen.scope import Scope, Variable
+from gradc.codegen.scope import ATOM, BINDING, UNARY, Scope, Variable
 from gradc.codegen.stages import offset_of
 from gradc.ir import Value
 from gradc.types import DType
 
 IDENTITIES = {"sum": 0, "prod": 1, "max": float("-inf"), "min": float("inf")}
 HELPERS = {"max": "larger", "min": "smaller", "prod": "multiplied"}
+BINARY = re.compile(r"\{x\} (\S+) \{y\}")
+CALL = re.compile(r"[\w.]+\([^()]*\)")
+Printed = tuple[str, tuple[KernelAxis, ...], int]
 INLINE_LENGTH = 44  # a longer expression gets a line of its own
 
 
@@ -98,11 +102,11 @@ class Expressions:
             return Variable(literal(node.detail, node.dtype), (), 0, constant=True)
         operands = [self.at(x, scope) for x in node.operands]
         home = self._home(node, operands, scope)
-        text, axes, atomic = self._text(node, operands, home)
+        text, axes, binding = self._text(node, operands, home)
         named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
         if named or len(text) > INLINE_LENGTH:
             return self._assign(node, text, axes, home)
-        return Variable(text, axes, home.depth, atomic)
+        return Variable(text, axes, home.depth, binding)
 
     def _home(self, node: Node, operands: list[Variable], scope: Scope) -> Scope:
         """The outermost scope that knows the operands and every looped axis of the node."""
@@ -129,17 +133,16 @@ class Expressions:
             self._node_names[node] = self.names.fresh(wish or fallback_name(node))
         return self._node_names[node]
 
-    def _text(self, node: Node, operands: list[Variable], scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+    def _text(self, node: Node, operands: list[Variable], scope: Scope) -> Printed:
+        """The text of a node, its tile axes, and how tightly its operator binds."""
+        axes = self.tile_axes(node.axes)
         if node.kind == "load":
-            axes = self.tile_axes(node.axes)
-            return self._load(node, axes, scope), axes, True
+            return self._load(node, axes, scope), axes, ATOM
         if node.kind == "position":
-            axes = self.tile_axes(node.axes)
             text = self.positions.index_text(node.detail, axes, scope)
-            return f"({text}).to({triton_dtype(node.dtype)})" if not text.isidentifier() else f"{text}.to({triton_dtype(node.dtype)})", axes, True
+            return f"{text if text.isidentifier() else f'({text})'}.to({triton_dtype(node.dtype)})", axes, ATOM
         if node.kind == "guard":
-            axes = self.tile_axes(node.axes)
-            return self.guard_text(node.detail, axes, scope), axes, False
+            return self.guard_text(node.detail, axes, scope), axes, 0
         if node.kind == "cast":
             return self._cast(node, operands[0])
         if node.kind == "apply":
@@ -149,35 +152,37 @@ class Expressions:
         assert node.kind == "reduce", node.kind
         return self._resident_reduce(node, operands[0], scope)
 
-    def _apply(self, node: Node, operands: list[Variable], scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+    def _apply(self, node: Node, operands: list[Variable], scope: Scope) -> Printed:
         axes = tuple(k for k in self.axes if any(k in x.axes for x in operands))
         row, dtype = node.detail, node.operands[-1].dtype
         template = row.spelling(dtype)
-        texts = []
-        for place, operand, x in zip("xyz", node.operands, operands, strict=False):
-            if template.count(f"{{{place}}}") > 1 and not x.text.isidentifier() and not x.constant:
-                x = self._assign(operand, x.text, x.axes, scope)
-                scope.known[operand] = x
-            texts.append(x.expanded(axes) if not x.constant else x.text)
-        call = is_call(template)
+        operands = [self._once(template, place, *pair, scope) for place, pair in zip("xyz", zip(node.operands, operands, strict=True), strict=False)]
+        left, right, result = bindings(template)
         if all(x.constant for x in operands):
-            texts = [f"tl.full([], {text}, {triton_dtype(operand.dtype.compute)})" for text, operand in zip(texts, node.operands, strict=True)]
-        elif call:
-            texts = [text[1:-1] if is_wrapped(text) else text for text in texts]
-        return row.spell(dtype, *texts), axes, call
+            texts = [f"tl.full([], {x.text}, {triton_dtype(operand.dtype.compute)})" for x, operand in zip(operands, node.operands, strict=True)]
+        else:
+            texts = [x.expanded(axes, left if i == 0 else right) for i, x in enumerate(operands)]
+        return row.spell(dtype, *texts), axes, result
 
-    def _cast(self, node: Node, x: Variable) -> tuple[str, tuple[KernelAxis, ...], bool]:
+    def _once(self, template: str, place: str, operand: Node, x: Variable, scope: Scope) -> Variable:
+        """An operand that a template writes more than once is given a name first."""
+        if template.count(f"{{{place}}}") < 2 or x.text.isidentifier() or x.constant:
+            return x
+        named = scope.known[operand] = self._assign(operand, x.text, x.axes, scope)
+        return named
+
+    def _cast(self, node: Node, x: Variable) -> Printed:
         origin, target = node.operands[0].dtype, node.detail
         if x.constant:
-            return f"tl.full([], {x.text}, {triton_dtype(target.compute)})", (), True
+            return f"tl.full([], {x.text}, {triton_dtype(target.compute)})", (), ATOM
         text = x.operand()
         if target == types.bool_:
-            return f"{text} != 0", x.axes, False
+            return f"{text} != 0", x.axes, BINDING["!="]
         if target.is_floating and target.itemsize == 2:
-            return f"{text}.to({triton_dtype(target)}).to({triton_dtype(types.float32)})", x.axes, True
+            return f"{text}.to({triton_dtype(target)}).to({triton_dtype(types.float32)})", x.axes, ATOM
         if target.compute == origin.compute:
-            return x.text, x.axes, x.atomic
-        return f"{text}.to({triton_dtype(target)})", x.axes, True
+            return x.text, x.axes, x.binding
+        return f"{text}.to({triton_dtype(target)})", x.axes, ATOM
 
     def _load(self, node: Node, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         access: Access = node.detail
@@ -204,11 +209,11 @@ class Expressions:
 
     # Reductions ------------------------------------------------------------------------------------------------------
 
-    def _resident_reduce(self, node: Node, x: Variable, scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+    def _resident_reduce(self, node: Node, x: Variable, scope: Scope) -> Printed:
         kind, reduced = node.detail
         folded = [k for k in self.axes if is_vector(k) and frozenset(k.axes) & frozenset(reduced)]
         text, axes = self._only_inside(node, node.operands[0], x, folded, scope)
-        return self._fold(kind, node.dtype, text, axes, folded), tuple(k for k in axes if k not in folded), True
+        return self._fold(kind, node.dtype, text, axes, folded), tuple(k for k in axes if k not in folded), ATOM
 
     def _fold(self, kind: str, dtype: DType, text: str, axes: tuple[KernelAxis, ...], folded: list[KernelAxis]) -> str:
         for axis in reversed([k for k in axes if k in folded]):
@@ -231,7 +236,7 @@ class Expressions:
         condition = " & ".join(self.positions.mask(k, axes, scope) for k in masks) or " & ".join(
             f"({self.positions.index_text(Index(((k.axes[0], 1),)), axes, scope)} >= 0)" for k in folded if k not in x.axes
         )
-        return f"tl.where({condition}, {x.expanded(axes)}, {identity(node.detail[0], node.dtype)})", axes
+        return f"tl.where({condition}, {x.expanded(axes, 0)}, {identity(node.detail[0], node.dtype)})", axes
 
     def _zero_outside(self, node: Node, masked: frozenset[KernelAxis]) -> bool:
         """Whether an expression is exactly zero in the lanes that overhang any of `masked`."""
@@ -274,11 +279,9 @@ class Expressions:
         folded = [k for k in axes if frozenset(k.axes) & frozenset(node.detail[1])]
         text, _ = self._only_inside(node, body, x, folded, scope)
         if text == x.text:
-            text = x.expanded(axes)
-        if kind == "sum":
-            scope.add(f"{name} += {text[1:-1] if is_wrapped(text) else text}", remark(node))
-        elif kind == "prod":
-            scope.add(f"{name} *= {text}", remark(node))
+            text = x.expanded(axes, 0)
+        if kind in ("sum", "prod"):
+            scope.add(f"{name} {'+' if kind == 'sum' else '*'}= {text}", remark(node))
         else:
             nan = ", propagate_nan=tl.PropagateNan.ALL" if node.dtype.is_floating else ""
             scope.add(f"{name} = tl.{kind}imum({name}, {text}{nan})", remark(node))
@@ -313,13 +316,13 @@ class Expressions:
         left = tuple(k for k in axes if k not in folded)
         scope.known[node] = self._assign(node, text, left, scope) if text != name else Variable(name, left, scope.depth)
 
-    def _scan(self, node: Node, x: Variable, scope: Scope) -> tuple[str, tuple[KernelAxis, ...], bool]:
+    def _scan(self, node: Node, x: Variable, scope: Scope) -> Printed:
         (along,), reverse = node.detail
         axis = next(k for k in self.axes if along in k.axes)
         text, axes = x.text, x.axes
         if axis.overhangs and not self._zero_outside(node.operands[0], frozenset((axis,))):
             text = f"tl.where({self.positions.mask(axis, axes, scope)}, {text}, {zero(node.dtype)})"
-        return f"tl.cumsum({text}, axis={axes.index(axis)}{', reverse=True' if reverse else ''})", axes, True
+        return f"tl.cumsum({text}, axis={axes.index(axis)}{', reverse=True' if reverse else ''})", axes, ATOM
 
     # Stores ----------------------------------------------------------------------------------------------------------
 
@@ -333,7 +336,7 @@ class Expressions:
             offset = lead if offset == "0" else f"{lead} + {offset}"
         masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
         masks += [self.positions.first_program(k) for k in once if k.programs > 1]
-        text = value.expanded(axes) if value.axes else value.text
+        text = value.expanded(axes, 0)
         masked = f", mask={' & '.join(f'({m})' if ' ' in m and len(masks) > 1 else m for m in masks)}" if masks else ""
         scope.add(f"tl.store({self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}, {text}{masked})")
 
@@ -350,22 +353,20 @@ def has_datum(index: Index) -> bool:
     return any(isinstance(t, Datum) or (isinstance(t, Part) and has_datum(t.index)) for t, _ in index.terms)
 
 
-def is_call(template: str) -> bool:
-    """Whether a template is one function call, which needs no parentheses around it or its arguments."""
-    head, _, rest = template.partition("(")
-    return bool(rest) and head.replace(".", "").replace("_", "").isalnum() and is_wrapped(f"({rest}")
+def bindings(template: str) -> tuple[int, int, int]:
+    """How tightly the left and the right operand of a template must bind, and how tightly the result does.
 
-
-def is_wrapped(text: str) -> bool:
-    """Whether one pair of parentheses encloses all of `text`."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return False
-    depth = 0
-    for position, character in enumerate(text):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0 and position < len(text) - 1:
-            return False
-    return True
+    The right operand of an operator binds tighter than the operator: floating-point sums are never reassociated.
+    """
+    binary = BINARY.fullmatch(template)
+    if binary:
+        level = BINDING[binary.group(1)]
+        return (level + 1 if level == 1 else level), level + 1, level
+    if template in ("-{x}", "~{x}"):
+        return UNARY, UNARY, UNARY
+    if CALL.fullmatch(template):
+        return 0, 0, ATOM
+    return ATOM, ATOM, 0
 
 
 def literal(value: Any, dtype: DType) -> str:

@@ -16,7 +16,7 @@ from gradc.codegen.index import Axis, Datum, Index, Part, flatten, floor_divide,
 from gradc.errors import UnsupportedError
 from gradc.ir import Value
 from gradc.leaves import Broadcast, Cast, Constant, Input, Iota, Literal, Reshape
-from gradc.types import DType
+from gradc.types import DType, row_major
 
 Indices = tuple[Index, ...]
 
@@ -72,6 +72,20 @@ class NotSharedError(Exception):
         self.value = value
 
 
+def strides_of(value: Value) -> tuple[int, ...]:
+    """Strides in elements: an input's own, row-major for everything the program makes."""
+    strides = getattr(value.operation, "strides", None)
+    return strides if strides is not None else row_major(value.shape)
+
+
+def offset_of(access: Access) -> Index:
+    """The element offset of an access as one Index."""
+    flat = Index()
+    for index, stride in zip(access.index, strides_of(access.buffer), strict=True):
+        flat = flat + index.scaled(stride)
+    return flat
+
+
 def has_datum(index: Index) -> bool:
     return any(isinstance(t, Datum) or isinstance(t, Part) and has_datum(t.index) for t, _ in index.terms)
 
@@ -99,9 +113,9 @@ class Puller:
         key = (value, index, guards)
         if key not in self._memo:
             if is_leaf(value) or self.stored(value):
-                kept = tuple(guard for guard in guards if not guard.always())
-                axes = frozenset(axis for part in (*index, *(guard.index for guard in kept)) for axis in part.axes)
-                self._memo[key] = Node("load", tuple(_data_of(index)), value.dtype, value, Access(value, index, kept), axes)
+                access = Access(value, index, tuple(guard for guard in guards if not guard.always()))
+                axes = offset_of(access).axes.union(*(guard.index.axes for guard in access.guards))
+                self._memo[key] = Node("load", tuple(_data_of(index)), value.dtype, value, access, axes)
             else:
                 self._memo[key] = self._build(value, index, guards)
         return self._memo[key]

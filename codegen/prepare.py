@@ -9,16 +9,25 @@ from collections.abc import Callable
 
 from gradc import types
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild
-from gradc.leaves import Broadcast, Input, Iota, Literal, Reshape, cast, constant
+from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, cast, constant
 from gradc.ops import TABLE
-from gradc.structure import Gather, Keep, Reduce, ScatterAdd
+from gradc.structure import Gather, Keep, Permute, Reduce, ScatterAdd
 
 
 def prepare(graph: Graph) -> Graph:
     """The same program with argmax, argmin, any, all, scatter and negative indices spelt out."""
     new = rebuild(graph.outputs, {value: value for value in graph.inputs}, _spell_out)
     outputs = tuple(_own_memory(new[value]) for value in graph.outputs)
-    return Graph(graph.inputs, outputs, graph.output_names, graph.title)
+    prepared = Graph(graph.inputs, outputs, graph.output_names, graph.title)
+    _lend_names(prepared)
+    return prepared
+
+
+def _lend_names(graph: Graph) -> None:
+    """A result without a name takes that of the view it is known by: `mean(x, keepdims=True)` names what comes before its reshape."""
+    for value in reversed(graph.values):
+        if value.name and isinstance(value.operation, VIEWS) and value.operands[0].operands and value.operands[0].name is None:
+            value.operands[0].name = value.name
 
 
 def _own_memory(value: Value) -> Value:
@@ -90,4 +99,5 @@ def _wrapped(index: Value, size: int) -> Value:
     return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
 
 
+VIEWS = (Broadcast, Reshape, Permute, Cast)
 RULES: dict[type, Callable[[Value], Value]] = {Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}

@@ -39,9 +39,11 @@ class Partition:
 
 def partition(graph: Graph, outputs: Sequence[Value], cotangents: Sequence[Value], gradients: Sequence[Value]) -> Partition:
     """Splits a joint graph. `graph.inputs` are the function's arguments; `cotangents` are the inputs of the backward alone."""
-    later = _depending_on(gradients, cotangents)
-    needed = dict.fromkeys(x for value in later for x in value.operands if x not in later)
-    needed |= dict.fromkeys(value for value in gradients if value not in later)
+    earlier = set(topological(outputs))
+    later = dict.fromkeys(value for value in topological(gradients) if value not in earlier and not is_leaf(value))
+    given_later = set(cotangents)
+    needed = dict.fromkeys(x for value in later for x in value.operands if x not in later and x not in given_later)
+    needed |= dict.fromkeys(value for value in gradients if value not in later and value not in given_later)
     kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs))
     residuals = tuple(_residual(value, frozenset(outputs)) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
@@ -56,16 +58,6 @@ def partition(graph: Graph, outputs: Sequence[Value], cotangents: Sequence[Value
     made = tuple(r.value for r in residuals if not is_leaf(r.value) and r.value not in set(outputs))
     names = graph.output_names + tuple(value.name or "residual" for value in made)
     return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals)
-
-
-def _depending_on(values: Sequence[Value], roots: Sequence[Value]) -> dict[Value, None]:
-    reached = set(roots)
-    found: dict[Value, None] = {}
-    for value in topological(values):
-        if value in reached or any(x in reached for x in value.operands):
-            reached.add(value)
-            found[value] = None
-    return found
 
 
 def _is_free(value: Value) -> bool:
@@ -87,9 +79,9 @@ def _residual(value: Value, outputs: frozenset[Value]) -> Residual:
 
 
 def _cost(value: Value, outputs: frozenset[Value]) -> int:
-    """Bytes moved if a Value is kept: written and read, or only read where it is in memory anyway."""
+    """Bytes moved if a Value is kept: written and read, or only read where it is in memory anyway (which also wins a tie)."""
     size = max(1, value.size) * storage_dtype(value, outputs).itemsize
-    return size if is_leaf(value) or value in outputs else 2 * size
+    return size if is_leaf(value) or value in outputs else 2 * size + 1
 
 
 # The minimum cut ----------------------------------------------------------------------------------------------------

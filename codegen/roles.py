@@ -13,12 +13,14 @@ from math import prod
 
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
-from gradc.codegen.nodes import Access, Node, walk
+from gradc.codegen.nodes import Access, Dot, Node, walk
 from gradc.codegen.stages import Stage, offset_of, own_index, storage_dtype
 from gradc.ir import Value
 
 LIVE_ELEMENTS = 49152  # elements a program can hold in registers, over all tiles alive at once
 ROW_TILE = 2048  # elements a program should at least work on
+ALONG_MEMORY = 32  # elements a tile has at least along the axis that is contiguous in memory, so that loads are wide
+MOST_PRODUCTS = 2  # accumulators of matrix products one kernel may carry
 REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
@@ -111,7 +113,7 @@ def _row_plan(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting) 
     outer = _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device)
     if outer is None:
         return None
-    axes = sorted((*outer, *held), key=lambda axis: order.index(axis.axes[0]))
+    axes = sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1]))
     return _finish(stages, tuple(axes), partial, setting)
 
 
@@ -164,42 +166,48 @@ def store_access(stage: Stage) -> Access:
 
 
 def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[Value]) -> tuple[KernelAxis, ...] | None:
-    """Roles of the axes inside a program: resident where they fit, otherwise the largest run is looped over."""
+    """Roles of the axes inside a program: resident where they fit, otherwise the longest run is looped over."""
     if not inner:
         return ()
     runs = _runs(stages, inner)
-    held = tuple(KernelAxis("", run, "resident", power_of_two(prod(a.size for a in run))) for run in runs)
-    if held_tile(stages, held) * _live_tiles(stages, frozenset(inner), partial) <= LIVE_ELEMENTS:
+    held = _held(runs)
+    beside = 1 if _memory_order(stages)[-1] in inner else ALONG_MEMORY  # what the grid adds to the tile so that loads are wide
+    if held_tile(stages, held) * beside * _live_tiles(stages, frozenset(inner), partial) <= LIVE_ELEMENTS:
         return held
-    if any(frozenset(stage.own) & frozenset(inner) for stage in stages if stage.value in partial):
-        return None
     if len(runs) > 1 and len({_status(stages, axis) for axis in inner}) == 1:
         runs = [tuple(inner)]
+        held = _held(runs)
     longest = max(runs, key=lambda run: prod(a.size for a in run))
-    rest = prod(axis.block for axis in held if axis.axes != longest)
-    if rest * 16 > ROW_TILE * 4 or any(s.heavy is not None and s.heavy.kind == "scan" and len(runs) > 1 for s in stages):
+    if any(frozenset(stage.own) & frozenset(longest) for stage in stages if stage.value in partial):
+        return None
+    if any(stage.heavy is not None and stage.heavy.kind == "scan" and frozenset(stage.heavy.detail[0]) & frozenset(longest) for stage in stages):
+        return None
+    rest = beside * prod(axis.block for axis in held if axis.axes != longest)
+    if rest * 16 > 4 * ROW_TILE:
         return None
     block = max(16, min(power_of_two(prod(a.size for a in longest)), 4096 // rest))
-    return tuple(KernelAxis("", run, "loop", block) if run is longest else axis for run, axis in zip(runs, _as_held(runs), strict=True))
+    return tuple(KernelAxis("", axis.axes, "loop", block) if axis.axes == longest else axis for axis in held)
 
 
-def _as_held(runs: list[tuple[Axis, ...]]) -> list[KernelAxis]:
-    return [KernelAxis("", run, "resident", power_of_two(prod(a.size for a in run))) for run in runs]
+def _held(runs: list[tuple[Axis, ...]]) -> tuple[KernelAxis, ...]:
+    return tuple(KernelAxis("", run, "resident", power_of_two(prod(a.size for a in run))) for run in runs)
 
 
 def _live_tiles(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozenset[Value]) -> float:
-    """About how many tiles are in registers at once: arrays read, accumulators, and one for what is being computed."""
+    """About how many tiles of 32-bit registers are alive at once: arrays read, accumulators, and what is being computed."""
     buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= offset_of(access).axes}
     accumulators = sum(1 for stage in stages if stage.value in partial and inner <= frozenset(stage.own))
-    return 0.5 * len(buffers) + accumulators + 0.5
+    return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + 0.5
 
 
 def _grid_axes(
     stages: Sequence[Stage], grid: list[Axis], split: frozenset[Axis], held: tuple[KernelAxis, ...], device: Device
 ) -> tuple[KernelAxis, ...] | None:
-    runs = _runs(stages, grid, together=split)
-    if sum(1 for run in runs if frozenset(run) & split) > 1:
+    if len({_status(stages, axis) for axis in split}) > 1:
         return None
+    shared_out = tuple(axis for axis in grid if axis in split)
+    runs = _runs(stages, [axis for axis in grid if axis not in split]) + ([shared_out] if shared_out else [])
+    runs.sort(key=lambda run: grid.index(run[-1]))
     blocks = _grid_blocks(stages, runs, split, held)
     others = prod(max(1, -(-prod(a.size for a in run) // block)) for run, block in zip(runs, blocks, strict=True) if not frozenset(run) & split)
     parts = max(1, (device.processors if held else 2 * device.processors) // max(1, min(others, 2 * device.processors)))
@@ -218,7 +226,7 @@ def _grid_blocks(stages: Sequence[Stage], runs: list[tuple[Axis, ...]], split: f
     for position, run in enumerate(reversed(runs)):
         size = power_of_two(prod(axis.size for axis in run))
         cap = 128 if position == 0 and len(runs) > 1 and split and not frozenset(run) & split else wanted
-        least = 32 if held and [run[-1]] == along_memory else 1
+        least = ALONG_MEMORY if held and [run[-1]] == along_memory else 1
         blocks.append(max(1, min(size, max(least, min(cap, wanted // tile)))))
         tile *= blocks[-1]
     return blocks[::-1]
@@ -233,10 +241,8 @@ def _status(stages: Sequence[Stage], axis: Axis) -> tuple[int, ...]:
     return tuple(1 if axis in stage.own else 2 if axis in stage.reduced else 0 for stage in stages)
 
 
-def _runs(stages: Sequence[Stage], axes: list[Axis], together: frozenset[Axis] = frozenset()) -> list[tuple[Axis, ...]]:
+def _runs(stages: Sequence[Stage], axes: list[Axis]) -> list[tuple[Axis, ...]]:
     """Neighbouring axes that can be iterated as one, because every array is read along them as along one long axis."""
-    if together and frozenset(axes) == together and len({_status(stages, axis) for axis in axes}) == 1:
-        return [tuple(axes)]
     offsets = [offset_of(access) for stage in stages for access in (*stage.accesses, store_access(stage))]
     steps = [({t: c for t, c in offset.terms if isinstance(t, Axis)}, _apart(offset)) for offset in offsets]
     apart = frozenset(axis for _, lone in steps for axis in lone) | _individually_used(stages)
@@ -301,7 +307,11 @@ def _product_plan(stages: Sequence[Stage], products: list[Stage], setting: Setti
             fits = fits and not _within(stage.heavy, values)
         if not fits:
             return None
-    return _finish(stages, _product_axes(dot, own, products[0]), frozenset(), setting)
+    if len(products) > MOST_PRODUCTS:
+        return None
+    ordered = sorted(stages, key=lambda stage: stage not in products)
+    tiles = [_product_axes(dot, ordered, caps) for caps in _product_tiles(dot, stages)]
+    return min((_finish(stages, axes, frozenset(), setting) for axes in tiles), key=lambda p: p.seconds)
 
 
 def _within(heavy: Node, values: set[Value]) -> bool:
@@ -309,18 +319,32 @@ def _within(heavy: Node, values: set[Value]) -> bool:
     return any(node.kind == "load" and node.detail.buffer in values for node in walk([heavy]))
 
 
-def _product_axes(dot, own: frozenset[Axis], stage: Stage) -> tuple[KernelAxis, ...]:
+def _product_axes(dot: Dot, stages: Sequence[Stage], caps: tuple[int, int, int]) -> tuple[KernelAxis, ...]:
     sizes = [prod(axis.size for axis in part) for part in (dot.rows, dot.columns, dot.summed)]
-    wide = max(node.dtype.itemsize for node in walk([stage.root]) if node.kind == "dot")
-    rows, columns, depth = (64, 64, 32) if wide == 4 else (128, 128, 64)
-    blocks = [max(16, min(power_of_two(size), cap)) for size, cap in zip(sizes, (rows, columns, depth), strict=True)]
-    batch = tuple(axis for axis in stage.own if axis not in dot.rows and axis not in dot.columns)
+    blocks = [max(16, min(power_of_two(size), cap)) for size, cap in zip(sizes, caps, strict=True)]
+    batch = tuple(axis for axis in stages[0].own if axis not in dot.rows and axis not in dot.columns)
     return (
-        *(KernelAxis("batch", (axis,), "grid", 1) for axis in batch),
+        *((KernelAxis("batch", batch, "grid", 1),) if batch else ()),
         KernelAxis("row", dot.rows, "grid", blocks[0]),
         KernelAxis("inner", dot.summed, "loop", blocks[2]),
         KernelAxis("column", dot.columns, "grid", blocks[1]),
     )
+
+
+def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, int]]:
+    """Rows, columns and depth a product's tile may have: smaller the more accumulators and other tiles are alive beside it."""
+    nodes = walk([stage.root for stage in stages])
+    products = [node for node in nodes if node.kind == "dot"]
+    if max(node.dtype.itemsize for node in products) == 4:
+        return [(64, 64, 32), (32, 32, 32)]
+    corners = frozenset((*dot.rows, *dot.columns))
+    beside = sum(1 for node in nodes if node.kind == "load" and frozenset(dot.rows) & node.axes and frozenset(dot.columns) & node.axes and node.axes <= corners)
+    pressure = len(products) + beside + max(0, sum(len(_loads_within(x)) for node in products for x in node.operands) - 2 * len(products)) // 2
+    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, max(0, pressure - 1)) :]
+
+
+def _loads_within(node: Node) -> list[Node]:
+    return [inner for inner in walk([node]) if inner.kind == "load"]
 
 
 # Cost ---------------------------------------------------------------------------------------------------------------
@@ -341,7 +365,8 @@ def _finish(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: froz
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
     moved = written + sum(_read_bytes(buffer, setting) * times for buffer, times in reads.items())
-    seconds = _seconds(moved, flops, programs, bool(partial), any(_is_dot(stage) for stage in stages), setting.device)
+    rate = _matrix_rate(stages, axes, setting.device) if any(map(_is_dot, stages)) else setting.device.vector_rate
+    seconds = _seconds(moved, flops / rate, programs, bool(partial), setting.device)
     named = _named(axes)
     return Plan(tuple(stages), named, partial, stored, _warps(named, stages), 3 if any(map(_is_dot, stages)) else 1, tuple(reads.items()), seconds, flops)
 
@@ -350,11 +375,17 @@ def _is_dot(stage: Stage) -> bool:
     return stage.heavy is not None and stage.heavy.kind == "dot"
 
 
-def _seconds(moved: int, flops: int, programs: int, merges: bool, dots: bool, device: Device) -> float:
+def _matrix_rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:
+    """Operations per second of products: a tile half as large reads its operands twice as often."""
+    if any(stage.heavy is not None and stage.heavy.kind == "dot" and stage.heavy.dtype.itemsize == 4 for stage in stages):
+        return device.vector_rate
+    area = prod(axis.block for axis in axes if axis.role == "grid")
+    return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
+
+
+def _seconds(moved: int, computing: float, programs: int, merges: bool, device: Device) -> float:
     busy = min(1.0, programs / device.processors)
-    rate = device.matrix_rate if dots else device.vector_rate
-    launches = 2 if merges else 1
-    return max(moved / device.bandwidth, flops / rate) / busy + launches * device.launch_seconds
+    return max(moved / device.bandwidth, computing) / busy + (2 if merges else 1) * device.launch_seconds
 
 
 def _read_bytes(buffer: Value, setting: Setting) -> int:
@@ -405,7 +436,7 @@ def _flops(stage: Stage) -> int:
 def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage]) -> int:
     if any(map(_is_dot, stages)):
         area = prod(axis.block for axis in axes if axis.role == "grid")
-        return 8 if area >= 128 * 128 else 4
+        return 8 if area >= 128 * 64 else 4
     tile = held_tile(stages, axes)
     return max(1, min(32, tile // 512))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradc.codegen.axes import AxisMap
+from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.roles import Plan, Setting, plan
 from gradc.codegen.stages import Stage, State, find_stages
@@ -41,7 +41,7 @@ def schedule(graph: Graph, device: Device = H200) -> list[Scheduled]:
     state = State(graph, wanted, frozenset(), {})
     done: list[Scheduled] = []
     while True:
-        axes = AxisMap(state.values(), state.overrides)
+        axes = AxisMap(dict.fromkeys((*graph.values, *state.values())), state.overrides, _tied_parts(done))
         stages = find_stages(state, axes)
         groups = _merge(stages, state, done, device)
         kernels = [Scheduled(p, axes, _partial_buffers(p)) for p in groups]
@@ -63,6 +63,15 @@ def _partial_buffers(p: Plan) -> dict[Value, Value]:
             name = f"{heavy.name or stage.value.name or 'sum'}_part"
             buffers[stage.value] = make_input((parts, *heavy.shape), heavy.dtype, name, stored=heavy.dtype.compute)
     return buffers
+
+
+def _tied_parts(done: list[Scheduled]) -> Iterator[tuple[Dim, Dim]]:
+    """Partial results of one kernel are merged along one axis: they have as many parts."""
+    for kernel in done:
+        first, *others = [(buffer, 0) for buffer in kernel.buffers.values()] or [None]
+        for other in others:
+            if first is not None and other is not None and first[0].shape[0] != 1:
+                yield first, other
 
 
 def _after(state: State, fixed: list[Scheduled]) -> State:
@@ -124,6 +133,7 @@ class _Groups:
             for need in stage.needs:
                 self.users[need].add(stage.value)
         self.after = _indirect_needs(stages, done)
+        self.source: dict[Value, Scheduled] = {value: kernel for kernel in done for value in kernel.writes}
         self.group: dict[Value, frozenset[Value]] = {value: frozenset((value,)) for value in self.stages}
         self._plans: dict[frozenset[Value], Plan | None] = {}
 
@@ -137,20 +147,21 @@ class _Groups:
         return self._plans[group]
 
     def partners(self, value: Value) -> Iterator[Value]:
-        """Stages that share something with one: what it needs, what needs it, what reads an array it reads."""
+        """Stages that share something with one: what it needs, what needs it, what reads an array it reads or another of the same kernel."""
         yield from self.stages[value].needs
         yield from self.users[value]
         for access in self.stages[value].accesses:
-            yield from self.readers.get(access.buffer, ())
+            yield from self.readers.get(self.source.get(access.buffer, access.buffer), ())
 
     @property
-    def readers(self) -> dict[Value, list[Value]]:
+    def readers(self) -> dict[Value | Scheduled, list[Value]]:
         if not hasattr(self, "_readers"):
-            self._readers: dict[Value, list[Value]] = {}
+            self._readers: dict[Value | Scheduled, list[Value]] = {}
             for stage in self.stages.values():
                 for access in stage.accesses:
-                    if access.buffer.size > 1:
-                        self._readers.setdefault(access.buffer, []).append(stage.value)
+                    origin = self.source.get(access.buffer, access.buffer)
+                    if access.buffer.size > 1 or origin is not access.buffer:
+                        self._readers.setdefault(origin, []).append(stage.value)
         return self._readers
 
     def saving(self, a: frozenset[Value], b: frozenset[Value]) -> float:

@@ -13,25 +13,29 @@ from gradc.codegen.roles import KernelAxis
 
 INDENT = "    "
 COMMENT_COLUMN = 84
+ATOM = 10  # how tightly a name, a call or a subscript binds; operators bind less (Python's precedence)
+BINDING = {"==": 1, "!=": 1, "<": 1, "<=": 1, ">": 1, ">=": 1, "|": 2, "^": 3, "&": 4, "<<": 5, ">>": 5, "+": 6, "-": 6, "*": 7, "/": 7, "//": 7, "%": 7}
+UNARY = 8
 
 
 @dataclass(frozen=True)
 class Variable:
-    """Text for a value: `atomic` text needs no parentheses, `axes` are its tile dimensions in order, `depth` its scope's."""
+    """Text for a value: `binding` is how tightly its operator binds, `axes` are its tile dimensions, `depth` its scope's."""
 
     text: str
     axes: tuple[KernelAxis, ...]
     depth: int
-    atomic: bool = True
+    binding: int = ATOM
     constant: bool = False
 
-    def operand(self) -> str:
-        return self.text if self.atomic else f"({self.text})"
+    def operand(self, binding: int = ATOM) -> str:
+        """The text as an operand of an operator: in parentheses unless it binds at least as tightly."""
+        return self.text if self.binding >= binding else f"({self.text})"
 
-    def expanded(self, axes: tuple[KernelAxis, ...]) -> str:
+    def expanded(self, axes: tuple[KernelAxis, ...], binding: int = ATOM) -> str:
         """The text with size-1 dimensions where `axes` has one that the variable lacks."""
         if len(axes) == len(self.axes) or not self.axes:
-            return self.operand()
+            return self.operand(binding)
         return f"{self.operand()}[{', '.join(':' if axis in self.axes else 'None' for axis in axes)}]"
 
 

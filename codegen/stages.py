@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Index
-from gradc.codegen.nodes import Access, Node, Puller, is_leaf, walk
+from gradc.codegen.nodes import Access, Node, Puller, is_leaf, offset_of, strides_of, walk
 from gradc.ir import Graph, Value, users_of
 from gradc.leaves import Cast, Reshape
-from gradc.types import DType, row_major
+from gradc.types import DType
 
 HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
 
@@ -154,20 +154,6 @@ def _large_product(value: Value) -> bool:
     while not isinstance(value.operation, HEAVY) and value.operands:
         value = max(value.operands, key=lambda x: (x.size, bool(x.operands)))
     return isinstance(value.operation, structure.Contract | structure.Cumulative)
-
-
-def strides_of(value: Value) -> tuple[int, ...]:
-    """Strides in elements: an input's own, row-major for everything the program makes."""
-    strides = getattr(value.operation, "strides", None)
-    return strides if strides is not None else row_major(value.shape)
-
-
-def offset_of(access: Access) -> Index:
-    """The element offset of an access as one Index."""
-    flat = Index()
-    for index, stride in zip(access.index, strides_of(access.buffer), strict=True):
-        flat = flat + index.scaled(stride)
-    return flat
 
 
 __all__ = ["HEAVY", "Stage", "State", "find_stages", "offset_of", "own_index", "storage_dtype", "strides_of"]

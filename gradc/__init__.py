@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from gradc.errors import DTypeError, GradcError, ShapeError, TraceError, UnsupportedError, VerificationError
+from gradc.check import check_grads, numdiff
+from gradc.jacobians import hessian, jacfwd, jacrev, vmap
 from gradc.language import *  # noqa: F403
-from gradc.runtime.compile import compile
-from gradc.runtime.lowered import Lowered
-from gradc.transforms import grad, hessian, jacfwd, jacrev, jvp, linearize, stop_gradient, value_and_grad, vjp
+from gradc.transforms import grad, jvp, linearize, stop_gradient, value_and_grad, vjp
 from gradc.types import (
     bfloat16,
     float16,
@@ -26,15 +27,26 @@ from gradc.types import (
 )
 from gradc.types import bool_ as bool
 
-newaxis, pi, e, inf, nan = None, 3.141592653589793, 2.718281828459045, float("inf"), float("nan")
+if TYPE_CHECKING:
+    from gradc.runtime.compile import compile
+    from gradc.runtime.lowered import Lowered
 
+# What is loaded when it is first asked for: modules, and names with the module they stand in.
 LAZY_MODULES = ("nn", "optim", "random")
+LAZY_NAMES = {"compile": "gradc.runtime.compile", "Lowered": "gradc.runtime.lowered"}
+
+newaxis, pi, e, inf, nan = None, 3.141592653589793, 2.718281828459045, float("inf"), float("nan")
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the parts that most programs do not need."""
+    """Loads the parts that most programs do not need, and the compiler when the first function is compiled."""
     if name in LAZY_MODULES:
-        from importlib import import_module
-
         return import_module(f"gradc.{name}")
+    if name in LAZY_NAMES:
+        globals()[name] = getattr(import_module(LAZY_NAMES[name]), name)
+        return globals()[name]
     raise AttributeError(f"module 'gradc' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY_MODULES, *LAZY_NAMES})

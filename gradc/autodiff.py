@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from gradc.ir import Value, apply, on_behalf_of
 from gradc.leaves import make_input
-from gradc.linear import Tangent, scale, total, zeros_like
+from gradc.tangents import Tangent, scale, total, zeros_like
 
 
 def vjp_graph(outputs: Sequence[Value], wrt: Sequence[Value], cotangents: Sequence[Tangent]) -> list[Value]:
@@ -126,14 +126,12 @@ def _pushed_forward(value: Value, tangents: tuple[Tangent, ...]) -> Tangent:
 def _linear_tangent(value: Value, tangents: tuple[Tangent, ...]) -> Tangent:
     """The operation itself on the tangents: on all at once where it is linear in its operands together, else one after another."""
     operation, operands = value.operation, value.operands
-    linear = [i for i, tangent in enumerate(tangents) if i in operation.linear and tangent is not None]
-    if not linear:
-        return None
-    if operation.jointly_linear:
+    linear = [(i, tangent) for i, tangent in enumerate(tangents) if i in operation.linear and tangent is not None]
+    if linear and operation.jointly_linear:
         return apply(operation, *(x if t is None else t for x, t in zip(map(zeros_like, operands), tangents, strict=True)))
     pushed: Tangent = None
-    for i in linear:
-        pushed = total(pushed, apply(operation, *operands[:i], tangents[i], *operands[i + 1 :]))
+    for i, tangent in linear:
+        pushed = total(pushed, apply(operation, *operands[:i], tangent, *operands[i + 1 :]))
     return pushed
 
 

@@ -11,7 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from gradc.errors import UnsupportedError
 from gradc.ir import Value, apply, on_behalf_of, topological
 from gradc.leaves import Broadcast, Cast, Iota, Reshape, cast
-from gradc.structure import Concatenate, Contract, Cumulative, Flip, Gather, Keep, Pad, Permute, Reduce, ScatterAdd, Slice, StopGradient, Variable
+from gradc.structure import (
+    Concatenate,
+    Contract,
+    Cumulative,
+    Flip,
+    Gather,
+    Keep,
+    Pad,
+    Permute,
+    Reduce,
+    ScatterAdd,
+    Slice,
+    StopGradient,
+    Variable,
+)
 from gradc.table import TABLE
 from gradc.types import DType, Shape, int64
 
@@ -55,7 +69,9 @@ def _batched(value: Value, size: int, operands: list[Value], flags: list[bool]) 
         return operation.batched(size, operands, flags)
     rule = _elementwise if hasattr(operation, "partials") else RULES.get(type(operation))
     if rule is None:
-        raise UnsupportedError(f"{operation.name} has no batching rule", advice="Write the batch axis out in the function.", source=value.source)
+        raise UnsupportedError(
+            f"{operation.name} has no batching rule", advice="Write the batch axis out in the function.", source=value.source
+        )
     return rule(value, size, operands, flags)
 
 
@@ -128,10 +144,10 @@ def _with_index(size: int, operands: list[Value], flags: list[bool]) -> tuple[Va
 def _contract(value: Value, size: int, operands: list[Value], flags: list[bool]) -> Value:
     operation = value.operation
     batch = 1 + max((*operation.lhs, *operation.rhs), default=0)
-    lhs, rhs = ((batch, *labels) if flag else labels for labels, flag in zip((operation.lhs, operation.rhs), flags, strict=True))
+    lhs, rhs = (
+        (batch, *labels) if flag else labels for labels, flag in zip((operation.lhs, operation.rhs), flags, strict=True)
+    )
     return apply(Contract(lhs, rhs, (batch, *operation.out)), *operands)
-
-
 
 
 RULES: dict[type, Rule] = {

@@ -80,6 +80,8 @@ def _check(f: Function, point: Arrays, names: Sequence[str], order: int, modes: 
     graph = trace(f, tuple(point)).graph
     tangents = [random.standard_normal(x.shape) for x in point]
     cotangents = [random.standard_normal(x.shape).astype(x.dtype.numpy) for x in graph.outputs]
+    if sum(x.size for x in graph.outputs) == 1:  # a scalar: the numbers reported are then its partial derivatives
+        cotangents = [np.ones(x.shape, x.dtype.numpy) for x in graph.outputs]
 
     def reverse(*xs: Any) -> tuple:
         return vjp(f, *xs)[1](tuple(cotangents))
@@ -149,13 +151,17 @@ def is_floating(leaf: Any) -> bool:
     return isinstance(leaf, float) or (is_dynamic(leaf) and as_dtype(leaf.dtype).is_floating)
 
 
-def directional(f: Callable[[Arrays], Arrays], point: Arrays, direction: Arrays, step: float | None, precision: float) -> list[np.ndarray]:
+def directional(
+    f: Callable[[Arrays], Arrays], point: Arrays, direction: Arrays, step: float | None, precision: float
+) -> list[np.ndarray]:
     """The derivative of `f` along `direction`: central differences with `step`, or of fourth order with a step that suits."""
     scale = max((float(np.max(np.abs(x * (d != 0)), initial=1.0)) for x, d in zip(point, direction, strict=True)), default=1.0)
 
     def difference(h: float) -> list[np.ndarray]:
         ahead, behind = ([x + sign * h * d for x, d in zip(point, direction, strict=True)] for sign in (1, -1))
-        return [(np.asarray(p, np.float64) - np.asarray(m, np.float64)) / (2 * h) for p, m in zip(f(ahead), f(behind), strict=True)]
+        return [
+            (np.asarray(p, np.float64) - np.asarray(m, np.float64)) / (2 * h) for p, m in zip(f(ahead), f(behind), strict=True)
+        ]
 
     if step is not None:
         return difference(step)
@@ -227,7 +233,9 @@ def _compute_complex(value: Value, operands: list[np.ndarray]) -> np.ndarray:
             result = operation.numpy(*operands)
     except TypeError:
         result = np.zeros(())
-    analytic = np.iscomplexobj(result) or (isinstance(operation, Elementwise) and all(partial is None for partial in operation.partials))
+    analytic = np.iscomplexobj(result) or (
+        isinstance(operation, Elementwise) and all(partial is None for partial in operation.partials)
+    )
     if not analytic:
         raise UnsupportedError(f"{operation.name} has no complex meaning", advice='Use scheme="central".', source=value.source)
     return result

@@ -13,7 +13,6 @@ from typing import Any
 from gradc.ir import Graph, Value, apply, on_behalf_of, users_of, with_operands
 from gradc.leaves import Broadcast, Cast, Reshape, constant_of
 from gradc.structure import Contract, Marker, Permute, Reduce, StopGradient
-from gradc.table import TABLE
 
 
 @dataclass(frozen=True)

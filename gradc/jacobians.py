@@ -17,8 +17,8 @@ from gradc.errors import ShapeError, TraceError
 from gradc.ir import Value, apply
 from gradc.language.arguments import normal_axis, value_of
 from gradc.leaves import Reshape, is_array, make_input
-from gradc.linear import zeros_like
 from gradc.structure import Permute
+from gradc.tangents import zeros_like
 from gradc.transforms import Argnums, Function, differentiated, output_values, split_auxiliary, staged
 
 
@@ -73,7 +73,9 @@ def _columns(outputs: list[Value], variables: list[Value]) -> list[list[Value]]:
             {tangent: basis(variable.shape, variable.dtype)},
             variable.size,
         )
-        columns.append([_reshaped(moved(x, 0, x.ndim - 1), (*o.shape, *variable.shape)) for x, o in zip(many, outputs, strict=True)])
+        columns.append(
+            [_reshaped(moved(x, 0, x.ndim - 1), (*o.shape, *variable.shape)) for x, o in zip(many, outputs, strict=True)]
+        )
     return [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -150,5 +152,7 @@ def _examples(leaves: Sequence[Any], places: Sequence[int | None]) -> tuple[dict
 def _out(x: Value, axis: int | None) -> Value:
     """A batched result with the examples along `axis`."""
     if axis is None:
-        raise TraceError("vmap returns every result batched", advice="Give out_axes an int, and take one example where all are equal.")
+        raise TraceError(
+            "vmap returns every result batched", advice="Give out_axes an int, and take one example where all are equal."
+        )
     return moved(x, 0, normal_axis(axis, x.ndim))

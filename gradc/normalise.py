@@ -18,7 +18,9 @@ from gradc.structure import Keep, Marker, StopGradient, Variable
 from gradc.table import TABLE
 
 ROUNDS = 4
-COMMUTATIVE = frozenset(("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor"))
+COMMUTATIVE = frozenset(
+    ("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor")
+)
 
 # Markers that mean nothing any more: once differentiation is done nothing stops it, and once residuals are chosen nothing is kept.
 FINISHED: dict[str, tuple[type[Marker], ...]] = {
@@ -68,9 +70,8 @@ def _reusing(value: Value, known: dict[tuple[Value, ...], Value]) -> Value:
     """The product or quotient of a derivative, written with a quotient that is known."""
     if value.note and (operands := inside(value, "multiply")):
         for fraction, other in (operands, operands[::-1]):
-            top, bottom = inside(fraction, "divide") or (None, None)
-            if top is not None and (other, bottom) in known:
-                return _on_behalf(value, top, known[other, bottom])
+            if (quotient := inside(fraction, "divide")) and (other, quotient[1]) in known:
+                return _on_behalf(value, quotient[0], known[other, quotient[1]])
     if value.note and (operands := inside(value, "divide")):
         product = inside(operands[0], "multiply") or ()
         for one, other in (product, product[::-1]) if product else ():
@@ -120,7 +121,9 @@ class Rewriter:
             for rule in RULES[value.operation.name]:
                 simpler = rule(value) if self.steps_left > 0 else None
                 if simpler is not None:
-                    assert (simpler.shape, simpler.dtype) == (value.shape, value.dtype), f"{rule.name} turned {value!r} into {simpler!r}"
+                    assert (simpler.shape, simpler.dtype) == (value.shape, value.dtype), (
+                        f"{rule.name} turned {value!r} into {simpler!r}"
+                    )
                     self.steps_left -= 1
                     return named_after(self.normal_form(simpler), value)
         return value

@@ -22,9 +22,9 @@ from gradc.language.arguments import value_of
 from gradc.language.calls import describe, in_kind
 from gradc.language.elementwise import stop_gradient as _stop_gradient
 from gradc.leaves import cast, constant, is_array, is_scalar
-from gradc.linear import zeros_like
 from gradc.signature import is_dynamic
 from gradc.structure import Variable
+from gradc.tangents import zeros_like
 from gradc.trace import trace, tracing
 
 Function = Callable[..., Any]
@@ -52,10 +52,10 @@ def value_and_grad(function: Function, argnums: Argnums = 0, has_aux: bool = Fal
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         variables, marked, restore = differentiated(args, argnums, "grad")
-        result = function(*marked, **kwargs)
-        output = scalar_output(result[0] if has_aux else result)
+        result, auxiliary = split_auxiliary(function(*marked, **kwargs), has_aux)
+        output = scalar_output(result)
         gradients = vjp_graph([output], variables, [constant(1, output.dtype)])
-        return ((output, result[1]) if has_aux else output), restore(gradients)
+        return ((output, auxiliary) if has_aux else output), restore(gradients)
 
     return staged(inside, function, argnums)
 
@@ -67,9 +67,9 @@ def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     """
     primals = tuple(arrays_of(primals))
     if not is_traced(primals):
-        results = run_traced(function, primals, {})
+        results, auxiliary = split_auxiliary(run_traced(checked(function, "vjp"), primals, {}), has_aux)
         pullback = staged(lambda cotangent: vjp(function, *run_primals(primals), has_aux=has_aux)[1](cotangent))
-        return (results[0], pullback, results[1]) if has_aux else (results, pullback)
+        return (results, pullback, auxiliary) if has_aux else (results, pullback)
     variables, marked, restore = differentiated(primals, tuple(range(len(primals))), "vjp")
     results, auxiliary = split_auxiliary(function(*marked), has_aux)
     outputs, tree = output_values(results)
@@ -104,10 +104,10 @@ def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple
     """
     primals = tuple(arrays_of(primals))
     if not is_traced(primals):
-        results = run_traced(function, primals, {})
+        results, auxiliary = split_auxiliary(run_traced(checked(function, "linearize"), primals, {}), has_aux)
         pushforward = staged(lambda *tangents: linearize(function, *run_primals(primals), has_aux=has_aux)[1](*tangents))
-        return (results[0], pushforward, results[1]) if has_aux else (results, pushforward)
-    variables, marked, _ = differentiated(primals, tuple(range(len(primals))), "jvp")
+        return (results, pushforward, auxiliary) if has_aux else (results, pushforward)
+    variables, marked, _ = differentiated(primals, tuple(range(len(primals))), "linearize")
     tree_in = optree.tree_structure(primals)
     results, auxiliary = split_auxiliary(function(*marked), has_aux)
     outputs, tree = output_values(results)
@@ -165,6 +165,17 @@ def run_traced(function: Function, args: tuple, kwargs: dict) -> Any:
     return traced.results([in_kind(array, tensors) for array in evaluate(traced.graph, arrays)])
 
 
+def checked(function: Function, what: str) -> Function:
+    """The function, refusing arguments that cannot be differentiated."""
+
+    @wraps(function)
+    def call(*primals: Any) -> Any:
+        differentiated(primals, tuple(range(len(primals))), what)
+        return function(*primals)
+
+    return call
+
+
 def run_primals(primals: tuple) -> tuple:
     """Arrays as Values of the trace that is running."""
     return optree.tree_map(lambda leaf: value_of(leaf) if is_dynamic(leaf) else leaf, primals)
@@ -199,14 +210,19 @@ def _place(number: Any, count: int, what: str) -> int:
     """The position of an argument, counted from the end where negative."""
     place = index(number)
     if not -count <= place < count:
-        raise TraceError(f"{what} is to differentiate argument {place} of {count} positional arguments", advice="Pass it by position, or change argnums.")
+        raise TraceError(
+            f"{what} is to differentiate argument {place} of {count} positional arguments",
+            advice="Pass it by position, or change argnums.",
+        )
     return place % count
 
 
 def variable(leaf: Any, what: str) -> Value:
     """A leaf marked as what is differentiated."""
     if not (isinstance(leaf, Value) or is_array(leaf) or is_scalar(leaf)):
-        raise TraceError(f"{what} differentiates arrays, got a {type(leaf).__name__}", advice="Choose the array arguments with argnums.")
+        raise TraceError(
+            f"{what} differentiates arrays, got a {type(leaf).__name__}", advice="Choose the array arguments with argnums."
+        )
     value = value_of(leaf)
     if not value.dtype.is_floating:
         raise DTypeError(
@@ -233,7 +249,10 @@ def scalar_output(result: Any) -> Value:
             source=output.source,
         )
     if not output.dtype.is_floating:
-        raise DTypeError(f"grad takes a function that returns a floating-point scalar, this one returned {output.dtype}", source=output.source)
+        raise DTypeError(
+            f"grad takes a function that returns a floating-point scalar, this one returned {output.dtype}",
+            source=output.source,
+        )
     return output
 
 

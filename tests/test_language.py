@@ -61,7 +61,8 @@ def test_integer_operators():
 def test_every_row_is_published():
     for name, row in TABLE.items():
         function = getattr(gradc, name)
-        assert function.__name__ == name and name in function.__doc__
+        assert function.__name__ == name
+        assert name in function.__doc__
         if row.takes == "floating-point" and row.gives == "same":
             operands = [np.full((2, 3), 0.3 if i == 0 else 0.7) for i in range(row.arity)]
             if name == "acosh":
@@ -234,7 +235,8 @@ def test_creation():
     same(gradc.full_like(array(2, dtype=np.int32), 3), np.array([3, 3], np.int32))
     same(gradc.zeros_like(array(0, 2)), np.zeros((0, 2)))
     same(gradc.asarray([[1, 2], [3, 4]]), np.array([[1, 2], [3, 4]]))
-    assert gradc.asarray([1.0]).dtype == np.float32 and gradc.asarray(True).dtype == bool
+    assert gradc.asarray([1.0]).dtype == np.float32
+    assert gradc.asarray(True).dtype == bool
     same(run(lambda x: gradc.asarray([x[0], 2.0, x[1]]), array(2)), np.array([array(2)[0], 2.0, array(2)[1]]))
     for indexing in ("xy", "ij"):
         for got, want in zip(
@@ -334,7 +336,8 @@ def test_torch_in_torch_out():
     torch = pytest.importorskip("torch")
     x = torch.arange(6.0).reshape(2, 3)
     got = gradc.softmax(x.to(torch.bfloat16))
-    assert got.dtype == torch.bfloat16 and torch.equal(got, torch.softmax(x, -1).to(torch.bfloat16))
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, torch.softmax(x, -1).to(torch.bfloat16))
     assert torch.equal(gradc.matmul(x, x.mT), x @ x.mT)
     assert all(isinstance(part, torch.Tensor) for part in gradc.split(x, 2))
     with pytest.raises(UnsupportedError, match=r"gradc\.compile"):
@@ -344,7 +347,8 @@ def test_torch_in_torch_out():
 def test_identity_hash():
     def f(x):
         y = x + 1
-        assert len({x: 1, y: 2}) == 2 and {x: "x"}[x] == "x"
+        assert len({x: 1, y: 2}) == 2
+        assert {x: "x"}[x] == "x"
         return x == y
 
     assert run(f, array(3)).dtype == bool

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import gradc
 from gradc import optim
 from gradc.interpret import evaluate
+from gradc.language.calls import leaves
 from gradc.trace import trace
 
 torch = pytest.importorskip("torch")
@@ -77,7 +77,7 @@ def test_one_program_for_every_step():
     state = optimiser.init(p)
     traced = trace(optimiser.update, (gradient(p), state, p))
     for step in range(5):
-        arrays = [x for x in gradc.language.calls.leaves(gradient(p), state, p)]
+        arrays = leaves(gradient(p), state, p)
         updates, after = traced.results(evaluate(traced.graph, arrays))
         again, state = optimiser.update(gradient(p), state, p)
         np.testing.assert_allclose(updates["w"], again["w"])

@@ -20,6 +20,8 @@ from gradc.language.creation import (
     meshgrid,
     ones,
     ones_like,
+    tril,
+    triu,
     zeros,
     zeros_like,
 )
@@ -64,8 +66,6 @@ from gradc.language.shaping import (
     swapaxes,
     tile,
     transpose,
-    tril,
-    triu,
     unstack,
 )
 from gradc.language.softmax import log_softmax, logsumexp, softmax

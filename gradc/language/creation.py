@@ -1,4 +1,7 @@
-"""Array functions that make arrays from numbers: constants and index ramps. Outside a trace they give NumPy arrays."""
+"""Array functions that make arrays from numbers: constants, index ramps, and triangles of an array by their indices.
+
+Outside a trace they give NumPy arrays.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from gradc import types
 from gradc.errors import ShapeError
 from gradc.ir import Value, apply
 from gradc.language.arguments import as_shape, value_of
-from gradc.language.calls import array_function
+from gradc.language.calls import array_function, leaves
+from gradc.language.shaping import reshaped, stack
 from gradc.leaves import Iota, broadcast_to, cast, constant, is_array, is_scalar
 from gradc.ops import TABLE
 from gradc.types import DType
@@ -19,38 +23,23 @@ from gradc.types import DType
 
 def iota(size: int, axis: int = 0, rank: int = 1, dtype: DType = types.int64) -> Value:
     """0, 1, ..., size-1 along `axis` of an array of `rank` dimensions whose others are 1."""
-    from gradc.leaves import Reshape
-
-    ramp = apply(Iota(size, dtype))
-    return ramp if rank == 1 else apply(Reshape(tuple(size if i == axis else 1 for i in range(rank))), ramp)
+    return reshaped(apply(Iota(size, dtype)), tuple(size if i == axis else 1 for i in range(rank)))
 
 
 @array_function
 def asarray(obj: Any, /, *, dtype: Any = None) -> Value:
     """`obj` as an array: an array as it is, a number or nested lists of numbers and arrays converted (floats to float32)."""
-    if isinstance(obj, tuple | list) and any(isinstance(x, Value) for x in _flat(obj)):
-        rows = [asarray(x) for x in obj]
-        value = stacked(rows)
-    elif is_array(obj) or isinstance(obj, Value) or is_scalar(obj):
-        value = value_of(obj)
-    else:
-        array = np.asarray(obj)
-        value = value_of(array.astype(np.float32) if array.dtype == np.float64 else array)
+    value = _converted(obj)
     return value if dtype is None else cast(value, types.as_dtype(dtype))
 
 
-def stacked(rows: list[Value]) -> Value:
-    from gradc.language.shaping import stack
-
-    return stack(rows)
-
-
-def _flat(obj: Any) -> Any:
-    if isinstance(obj, tuple | list):
-        for x in obj:
-            yield from _flat(x)
-    else:
-        yield obj
+def _converted(obj: Any) -> Value:
+    if is_array(obj) or is_scalar(obj) or isinstance(obj, Value):
+        return value_of(obj)
+    if any(isinstance(x, Value) for x in leaves(obj)):
+        return stack([_converted(x) for x in obj])
+    array = np.asarray(obj)
+    return value_of(array.astype(np.float32) if array.dtype == np.float64 else array)
 
 
 @array_function
@@ -158,8 +147,6 @@ def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = "
 @array_function
 def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Value, ...]:
     """Coordinate arrays of a grid from 1-D (or 0-d) coordinates; "xy" swaps the first two axes, "ij" keeps their order."""
-    from gradc.leaves import Reshape
-
     if indexing not in ("xy", "ij"):
         raise ShapeError(f'indexing is "xy" or "ij", got {indexing!r}')
     values = [value_of(x) for x in arrays]
@@ -169,8 +156,29 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Value, ...]:
     shape = [0] * len(values)
     for x, axis in zip(values, order, strict=True):
         shape[axis] = x.size
+    rank = len(values)
     aligned = (
-        apply(Reshape(tuple(x.size if i == axis else 1 for i in range(len(values)))), x)
-        for x, axis in zip(values, order, strict=True)
+        reshaped(x, tuple(x.size if i == axis else 1 for i in range(rank))) for x, axis in zip(values, order, strict=True)
     )
     return tuple(broadcast_to(x, tuple(shape)) for x in aligned)
+
+
+def _triangle(x: Any, keep: str, k: int) -> Value:
+    value = value_of(x)
+    if value.ndim < 2:
+        raise ShapeError(f"a triangle has two dimensions or more, got shape {value.shape}")
+    row, column = (iota(value.shape[axis], axis + 2, 2) for axis in (-2, -1))
+    inside = TABLE[keep](column, TABLE["add"](row, k) if k else row)
+    return TABLE["where"](inside, value, constant(0, value.dtype))
+
+
+@array_function
+def tril(x: Any, /, *, k: int = 0) -> Value:
+    """The elements on and below the k-th diagonal of the last two dimensions; zeros above."""
+    return _triangle(x, "less_equal", k)
+
+
+@array_function
+def triu(x: Any, /, *, k: int = 0) -> Value:
+    """The elements on and above the k-th diagonal of the last two dimensions; zeros below."""
+    return _triangle(x, "greater_equal", k)

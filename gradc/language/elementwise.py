@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
+
 from gradc.errors import ShapeError
 from gradc.ir import Value, apply
 from gradc.language.arguments import value_of
@@ -69,8 +71,6 @@ def positive(x: Any, /) -> Value:
 @array_function
 def nan_to_num(x: Any, /, *, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Value:
     """NaN, inf and -inf replaced by numbers (inf by the dtype's largest unless given)."""
-    import ml_dtypes
-
     value = value_of(x)
     if not value.dtype.is_floating:
         return value

@@ -10,6 +10,7 @@ import numpy as np
 from gradc import types
 from gradc.errors import DTypeError, ShapeError
 from gradc.ir import Value, apply
+from gradc.language import reductions
 from gradc.language.arguments import normal_axes, value_of
 from gradc.language.calls import array_function
 from gradc.language.shaping import diagonal, permuted, reshaped
@@ -145,9 +146,7 @@ def dot(x1: Any, x2: Any, /) -> Value:
 @array_function
 def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Value:
     """The sum of the diagonal of the last two dimensions."""
-    from gradc.language.reductions import sum
-
-    return sum(diagonal(value_of(x), offset=offset, axis1=-2, axis2=-1), axis=-1, dtype=dtype)
+    return reductions.sum(diagonal(value_of(x), offset=offset, axis1=-2, axis2=-1), axis=-1, dtype=dtype)
 
 
 @array_function
@@ -184,7 +183,7 @@ def parse_subscripts(subscripts: str, ranks: Sequence[int]) -> tuple[list[Labels
     if len(parts) != len(ranks):
         raise ShapeError(f"{subscripts!r} names {len(parts)} operands and {len(ranks)} were given")
     labels = [_labels_of(part, rank, subscripts) for part, rank in zip(parts, ranks, strict=True)]
-    shared = max((sum_of_dots(part) for part in labels), default=0)
+    shared = max((hidden_count(part) for part in labels), default=0)
     if arrow:
         dots, out = tuple(range(-shared, 0)), output
         return labels, _expanded(out, dots)
@@ -193,7 +192,8 @@ def parse_subscripts(subscripts: str, ranks: Sequence[int]) -> tuple[list[Labels
     return labels, (*range(-shared, 0), *once)
 
 
-def sum_of_dots(labels: Labels) -> int:
+def hidden_count(labels: Labels) -> int:
+    """How many dimensions stand under the ellipsis."""
     return len([label for label in labels if isinstance(label, int)])
 
 

@@ -10,8 +10,7 @@ from gradc.errors import ShapeError, UnsupportedError
 from gradc.ir import Value, apply
 from gradc.language.arguments import as_shape, filled_shape, normal_axes, normal_axis, value_of
 from gradc.language.calls import array_function
-from gradc.language.creation import iota
-from gradc.leaves import Reshape, cast, constant, lift
+from gradc.leaves import Reshape, cast, lift
 from gradc.ops import TABLE
 from gradc.structure import Concatenate, Flip, Permute, Slice
 
@@ -234,27 +233,6 @@ def repeat(x: Any, repeats: int, /, axis: int | None = None) -> Value:
     before, size, after = value.shape[:place], value.shape[place], value.shape[place + 1 :]
     repeated = leaves.broadcast_to(reshaped(value, (*before, size, 1, *after)), (*before, size, repeats, *after))
     return reshaped(repeated, (*before, size * repeats, *after))
-
-
-def _triangle(x: Any, keep: str, k: int) -> Value:
-    value = value_of(x)
-    if value.ndim < 2:
-        raise ShapeError(f"a triangle has two dimensions or more, got shape {value.shape}")
-    row, column = (iota(value.shape[axis], axis + 2, 2) for axis in (-2, -1))
-    inside = TABLE[keep](column, TABLE["add"](row, k) if k else row)
-    return TABLE["where"](inside, value, constant(0, value.dtype))
-
-
-@array_function
-def tril(x: Any, /, *, k: int = 0) -> Value:
-    """The elements on and below the k-th diagonal of the last two dimensions; zeros above."""
-    return _triangle(x, "less_equal", k)
-
-
-@array_function
-def triu(x: Any, /, *, k: int = 0) -> Value:
-    """The elements on and above the k-th diagonal of the last two dimensions; zeros below."""
-    return _triangle(x, "greater_equal", k)
 
 
 @array_function

@@ -1,8 +1,8 @@
-"""Every rewrite rule, filed by the operation it looks at, in the order they are tried: views, then algebra, then sums."""
+"""Every rewrite rule, filed by the operation it looks at: elementwise algebra, sums and contractions, views."""
 
 from __future__ import annotations
 
-from gradc.rewrites import views, algebra, sums  # noqa: I001 (this is the order the rules are tried in)
+from gradc.rewrites import algebra, sums, views
 from gradc.rewrites.rule import DERIVATIVE, ELEMENTWISE, EXACT, REAL, REWRITES, Rewrite
 
 __all__ = ["DERIVATIVE", "ELEMENTWISE", "EXACT", "REAL", "REWRITES", "Rewrite", "algebra", "sums", "views"]

@@ -57,8 +57,8 @@ def negate_number(value: Value) -> Value | None:
     for number, other in numbered(x):
         return built("multiply", other, constant(-number, value.dtype, value.shape))
     top, bottom = inside(x, "divide") or (x, x)
-    number = constant_of(top)
-    return None if number is None else built("divide", constant(-number, value.dtype, value.shape), bottom)
+    numerator = constant_of(top)
+    return None if numerator is None else built("divide", constant(-numerator, value.dtype, value.shape), bottom)
 
 
 @rewrite("negative", holds=DERIVATIVE)
@@ -106,8 +106,8 @@ def numbers_together(value: Value) -> Value | None:
     for number, other in numbered(value):
         for second, x in numbered(other):
             return _times(x, number * second)
-        x, divisor = _over_number(other)
-        return _times(x, number / divisor) if x is not None and divisor else _times_repeated(other, number)
+        dividend, divisor = _over_number(other)
+        return _times(dividend, number / divisor) if dividend is not None and divisor else _times_repeated(other, number)
     for one, another in (value.operands, value.operands[::-1]):
         for number, x in numbered(one):
             return _times(built("multiply", x, another), number)
@@ -123,10 +123,10 @@ def numbers_under(value: Value) -> Value | None:
         if divisor is None:
             return _times(built("divide", x, b), number)
         return _times(x, number / divisor) if divisor else None
-    x, first = _over_number(a)
-    if x is None or not divisor or not first:
+    dividend, first = _over_number(a)
+    if dividend is None or not divisor or not first:
         return None
-    return built("divide", x, constant(first * divisor, value.dtype, value.shape))
+    return built("divide", dividend, constant(first * divisor, value.dtype, value.shape))
 
 
 def _times(x: Value, number: float) -> Value:
@@ -196,8 +196,8 @@ def add_zero(value: Value) -> Value | None:
 @rewrite("subtract", holds=DERIVATIVE)
 def number_less_difference(value: Value) -> Value | None:
     """c - (c - x) = x for a number c: 1 - (1 - tanh²) is tanh², which keeps its digits when it is small."""
-    number, (a, b) = constant_of(value.operands[0]), inside(value.operands[1], "subtract") or value.operands
-    return b if number is not None and a is not value.operands[0] and constant_of(a) == number else None
+    number, difference = constant_of(value.operands[0]), inside(value.operands[1], "subtract")
+    return difference[1] if number is not None and difference and constant_of(difference[0]) == number else None
 
 
 @rewrite("add")

@@ -125,10 +125,10 @@ Divisor = tuple[object, int]
 def quotient(value: Value) -> tuple[Value, Value, Divisor] | None:
     """(numerator, divisor, what identifies the divisor) of a quotient, of its negation, or of a repetition of one."""
     if operands := inside(value, "divide"):
-        return *operands, _identity(operands[1])
+        return operands[0], operands[1], _identity(operands[1])
     if operands := inside(value, "negative"):
         found = quotient(operands[0])
-        return found and (built("negative", found[0]), *found[1:])
+        return None if found is None else (built("negative", found[0]), found[1], found[2])
     if isinstance(value.operation, Broadcast):
         found = quotient(value.operands[0])
         if found is not None:

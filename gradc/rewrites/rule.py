@@ -30,8 +30,9 @@ class Rewrite:
         return self.function.__name__
 
     def __call__(self, value: Value) -> Value | None:
-        """The new Value, or None where the rule does not apply. A Value with a note was made by differentiation."""
-        return self.function(value) if self.holds is not DERIVATIVE or value.note else None
+        """The new Value, or None where the rule does not apply. A floating Value with a note was made by differentiation."""
+        applies = self.holds is not DERIVATIVE or (value.note and value.dtype.is_floating)
+        return self.function(value) if applies else None
 
 
 REWRITES: dict[str, Rewrite] = {}

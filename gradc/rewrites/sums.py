@@ -75,11 +75,12 @@ def fold_of_repeated(value: Value) -> Value | None:
     """The sum of n equal numbers is n times one of them, their extremum one of them. One rounding; n·x may not overflow late."""
     x, operation = value.operands[0], value.operation
     repeated = [axis for axis in operation.axes if isinstance(x.operation, Broadcast) and axis not in x.operation.axes]
-    if not repeated or x.size == 0:
-        return None
+    count = prod(x.shape[axis] for axis in repeated)
+    if not repeated or x.size == 0 or (operation.kind == "sum" and not (x.dtype.is_floating or count < 128)):
+        return None  # an integer count might not fit
     one = dropped(x, repeated)
     if operation.kind == "sum":
-        one = built("multiply", one, constant(prod(x.shape[axis] for axis in repeated), x.dtype, one.shape))
+        one = built("multiply", one, constant(count, x.dtype, one.shape))
     kept = without(repeated, x.shape)
     return apply(Reduce(operation.kind, tuple(kept.index(axis) for axis in operation.axes if axis in kept)), one)
 
@@ -144,7 +145,9 @@ def permuted_contraction(value: Value) -> Value | None:
     if not isinstance(x.operation, Contract):
         return None
     operation = x.operation
-    return apply(Contract(operation.lhs, operation.rhs, tuple(operation.out[axis] for axis in value.operation.axes)), *x.operands)
+    return apply(
+        Contract(operation.lhs, operation.rhs, tuple(operation.out[axis] for axis in value.operation.axes)), *x.operands
+    )
 
 
 @rewrite("contract")
@@ -180,8 +183,8 @@ def _contracted(value: Value, side: int, x: Value, gone: Sequence[int]) -> Value
     if summed:
         other, others = apply(Reduce("sum", summed), other), tuple(label for i, label in enumerate(others) if i not in summed)
     out = tuple(label for label in operation.out if label in labels or label in others)
-    pair, both = ((x, other), (labels, others)) if side == 0 else ((other, x), (others, labels))
-    return spread(apply(Contract(*both, out), *pair), value.shape, [operation.out.index(label) for label in out])
+    product = apply(Contract(labels, others, out), x, other) if side == 0 else apply(Contract(others, labels, out), other, x)
+    return spread(product, value.shape, [operation.out.index(label) for label in out])
 
 
 @rewrite("contract", holds=REAL)
@@ -194,12 +197,19 @@ def contraction_as_sum(value: Value) -> Value | None:
     sizes = dict(zip((*operation.lhs, *operation.rhs), (*x.shape, *y.shape), strict=True))
     long = {label for label, size in sizes.items() if size != 1}
     summed = [label for label in sizes if label not in operation.out]
-    if long & set(summed) and long & (set(operation.lhs) - set(operation.rhs)) and long & (set(operation.rhs) - set(operation.lhs)):
+    if (
+        long & set(summed)
+        and long & (set(operation.lhs) - set(operation.rhs))
+        and long & (set(operation.rhs) - set(operation.lhs))
+    ):
         return None
     wide, narrow = (operation.lhs, operation.rhs) if x.ndim >= y.ndim else (operation.rhs, operation.lhs)
     order = [*wide, *(label for label in narrow if label not in wide)]
     shape = tuple(sizes[label] for label in order)
-    product = built("multiply", *(spread(v, shape, [order.index(i) for i in labels]) for v, labels in ((x, operation.lhs), (y, operation.rhs))))
+    product = built(
+        "multiply",
+        *(spread(v, shape, [order.index(i) for i in labels]) for v, labels in ((x, operation.lhs), (y, operation.rhs))),
+    )
     result = apply(Reduce("sum", tuple(sorted(order.index(label) for label in summed))), product)
     kept = [label for label in order if label in operation.out]
     return apply(Permute(tuple(kept.index(label) for label in operation.out)), result)

@@ -184,12 +184,16 @@ def merge_casts(value: Value) -> Value | None:
     if not isinstance(x.operation, Cast):
         return x if x.dtype == value.dtype and (x.dtype.compute == x.dtype or _is_rounded(x)) else None
     origin = x.operands[0]
+    if x.dtype.compute != x.dtype and not _is_rounded(origin):
+        return None  # this cast rounds
     wraps = x.dtype.is_floating and (origin.dtype.kind, value.dtype.kind) == ("int", "uint")
     if not holds_all(x.dtype, origin.dtype) or wraps:
         return None
     if origin.dtype != value.dtype:
         return cast(origin, value.dtype)
-    return origin if value.note or origin.dtype.compute == origin.dtype or _is_rounded(origin) else apply(value.operation, origin)
+    return (
+        origin if value.note or origin.dtype.compute == origin.dtype or _is_rounded(origin) else apply(value.operation, origin)
+    )
 
 
 def _is_rounded(value: Value) -> bool:

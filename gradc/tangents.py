@@ -50,9 +50,8 @@ def scale(partial: Any, tangent: Tangent, known: int) -> Tangent:
 
 
 def _is_harmless(partial: Value) -> bool:
-    """Whether a partial is made of finite numbers other than 0, so that 0 times it is 0."""
-    numbers = [constant_of(operand) for operand in partial.operands]
-    return bool(numbers) and all(number is not None and number != 0 and isfinite(number) for number in numbers)
+    """Whether 0 times the partial is 0, as it is made of numbers."""
+    return bool(partial.operands) and all(_is_finite_number(operand) for operand in partial.operands)
 
 
 def _times(partial: Value, tangent: Value, known: int) -> Tangent:
@@ -86,10 +85,23 @@ def select(condition: Value, yes: Tangent, no: Tangent) -> Tangent:
     return TABLE["where"](condition, zeros_like(like) if yes is None else yes, zeros_like(like) if no is None else no)
 
 
-def selection(tangent: Value) -> tuple[Value, Tangent, Tangent] | None:
-    """(condition, yes, no) of a `where` with a zero side, that side as None; None for anything else."""
-    if tangent.operation is not TABLE["where"]:
+def selection(tangent: Value, depth: int = 8) -> tuple[Value, Tangent, Tangent] | None:
+    """(condition, yes, no) of a `where` with a zero side, that side as None, also under a few signs and numbers; None otherwise."""
+    if tangent.operation is TABLE["where"]:
+        condition, *sides = tangent.operands
+        yes, no = (None if constant_of(side) == 0 else side for side in sides)
+        return (condition, yes, no) if yes is None or no is None else None
+    if not depth or tangent.operation.name not in ("negative", "multiply", "divide"):
         return None
-    condition, *sides = tangent.operands
-    yes, no = (None if constant_of(side) == 0 else side for side in sides)
-    return (condition, yes, no) if yes is None or no is None else None
+    chosen, *rest = sorted(tangent.operands, key=lambda operand: constant_of(operand) is not None)
+    found = selection(chosen, depth - 1) if all(_is_finite_number(other) for other in rest) else None
+    if found is None or (tangent.operation is TABLE["divide"] and chosen is not tangent.operands[0]):
+        return None
+    condition, yes, no = found
+    return condition, _applied(tangent.operation.name, yes, *rest), _applied(tangent.operation.name, no, *rest)
+
+
+def _is_finite_number(value: Value) -> bool:
+    """Whether a Value is a finite number other than 0, so that 0 times or over it is 0."""
+    number = constant_of(value)
+    return number is not None and number != 0 and isfinite(number)

@@ -1,0 +1,85 @@
+"""`python -m benchmarks`: tables of what was measured, and JSON files of it. See README.md here for what the figures are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import run, tables
+from benchmarks.workloads import WORKLOADS, Workload, workload
+
+RESULTS = Path(__file__).parent / "results"
+ABOUT = (
+    "Made by `python -m benchmarks`{flags}: see benchmarks/README.md. Bytes count each tensor once per launch that touches it."
+)
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Launches and bytes of every workload, without a GPU."
+    )
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="only these; all of them by default")
+    parser.add_argument("--build", action="store_true", help="also cross-compile every kernel for sm_90")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="PATH",
+        help="write everything there; results/launches.json by default if nothing is left out",
+    )
+    parser.add_argument("--time", action="store_true", help="time against PyTorch; needs a GPU")
+    parser.add_argument("--seconds", type=float, default=480, help="stop timing after so many seconds")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parsed(arguments)
+    try:
+        chosen = [workload(name) for name in options.workloads] or list(WORKLOADS)
+    except KeyError as unknown:
+        print(f"there is no workload {unknown}; there are {', '.join(row.name for row in WORKLOADS)}", file=sys.stderr)
+        return 2
+    return timed(chosen, options) if options.time else counted(chosen, options)
+
+
+def counted(chosen: list[Workload], options: argparse.Namespace) -> int:
+    """Launches, bytes and emission times, and builds if asked. Returns 1 where a workload failed."""
+    console = Console()
+    figures = {row.name: run.attempted(run.launches, row) for row in chosen}
+    tables.launches(figures, console)
+    emission = run.emission()
+    tables.emission(emission, console)
+    report: dict[str, Any] = {"_about": ABOUT.format(flags=" --build" if options.build else ""), **run.circumstances()}
+    if options.build:
+        built = {row.name: run.attempted(run.build, row) for row in chosen}
+        tables.builds(built, console)
+        figures = {name: {**figures[name], "build": built[name]} for name in figures}
+    report |= {"emission": emission, "workloads": figures}
+    path = options.json or (None if options.workloads or options.build else RESULTS / "launches.json")
+    if path is not None:
+        write(report, path)
+    return int(any("error" in row for row in figures.values()))
+
+
+def timed(chosen: list[Workload], options: argparse.Namespace) -> int:
+    """Times on the GPU, written after every workload so that an interrupted run leaves what it had."""
+    from benchmarks import timing
+
+    path = options.json or RESULTS / "times.json"
+    with timing.fresh_caches():
+        report = timing.on_gpu(chosen, options.seconds, lambda partial: write({**run.circumstances(), **partial}, path))
+    tables.times(report, Console(width=200))
+    return int(any("error" in row for row in report["workloads"].values()))
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

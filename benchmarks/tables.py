@@ -1,0 +1,126 @@
+"""Prints what was measured as tables, with rich. Nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+REACHED, MISSED = "[green]✓[/]", "[red]✗[/]"
+
+Figures = Mapping[str, Any]
+
+
+def launches(workloads: Mapping[str, Figures], console: Console) -> None:
+    """Launches and megabytes beside Inductor's and the goal."""
+    table = Table(
+        title="Launches and megabytes, forward and backward; ✓ at or below the goal",
+        caption="saved: kept for the backward beyond inputs and outputs",
+    )
+    table.add_column("workload")
+    for heading in ("forward", "backward", "gradc", "saved", "Inductor", "saved", "goal", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, figures in workloads.items():
+        if "error" in figures:
+            table.add_row(name, f"[red]{escape(figures['error'][:60])}[/]")
+            continue
+        ours, theirs, goal = figures, figures["inductor"], figures["goal"]
+        table.add_row(
+            name, *(pair(phase) for phase in (ours["forward"], ours["backward"], ours)), megabytes(ours["saved_new_bytes"]),
+            pair(theirs), megabytes(theirs["saved_new_bytes"]), f"{goal['launches']} {goal['megabytes']:9.2f}",
+            REACHED if ours["reached"] else MISSED,
+        )  # fmt: skip
+    console.print(table)
+
+
+def builds(workloads: Mapping[str, Figures], console: Console) -> None:
+    """Each kernel's registers, spills and instructions."""
+    table = Table(title="Kernels built for sm_90 at the full shapes")
+    for heading in ("kernel", "registers", "spills", "shared", "128-bit loads", "128-bit stores", "HGMMA", "problems"):
+        table.add_column(heading, justify="left" if heading in ("kernel", "problems") else "right")
+    for name, figures in workloads.items():
+        if "error" in figures:
+            table.add_row(name, *[""] * 6, f"[red]{escape(figures['error'][:200])}[/]")
+        for kernel in figures.get("binaries", ()):
+            flags = [mark(kernel[key]) for key in ("loads_128", "stores_128", "hgmma")]
+            counts = [str(kernel[key]) for key in ("registers", "spills", "shared_bytes")]
+            table.add_row(kernel["name"], *counts, *flags, f"[red]{escape('; '.join(kernel['problems']))}[/]")
+    console.print(table)
+
+
+def emission(programs: Mapping[str, Figures], console: Console) -> None:
+    """Milliseconds from the decorator to the source."""
+    table = Table(
+        "program", "first, ms", "best, ms", "imports SymPy", title="From the decorator to the source of forward and backward"
+    )
+    for name, figures in programs.items():
+        cells = (
+            [figures["error"][:60]]
+            if "error" in figures
+            else [f"{1e3 * figures['first']:.0f}", f"{1e3 * figures['best']:.0f}", str(figures["imports_sympy"])]
+        )
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def times(report: Figures, console: Console) -> None:
+    """Milliseconds on a GPU of every contender, and the fraction of the device's ceiling."""
+    ceilings = report["ceilings"]
+    table = Table(
+        title=f"{report['device']}: milliseconds, cold L2, median",
+        caption=f"ceilings of this run: {ceilings['bandwidth'] / 1e12:.2f} TB/s copying, {ceilings['matrix_rate'] / 1e12:.0f} TFLOP/s multiplying",
+    )
+    for heading in (
+        "workload",
+        "by",
+        "forward",
+        "of ceiling",
+        "backward",
+        "of ceiling",
+        "graph",
+        "host wall",
+        "peak MB",
+        "cold s",
+        "warm s",
+        "error",
+        "",
+    ):
+        table.add_column(heading, justify="left" if heading in ("workload", "by") else "right")
+    for name, contenders in report["workloads"].items():
+        for by, figures in ({"": contenders} if "error" in contenders else contenders["contenders"]).items():
+            table.add_row(name, by, *time_cells(figures))
+        table.add_section()
+    console.print(table)
+
+
+def time_cells(figures: Figures) -> list[str]:
+    if "error" in figures or "skipped" in figures:
+        return [f"[red]{escape(str(figures.get('error', figures.get('skipped'))))[:80]}[/]"]
+    cells = []
+    for phase in ("forward", "backward"):
+        cells += [milliseconds(figures[phase]["kernel"]), f"{figures[phase]['fraction']:.0%}"] if phase in figures else ["", ""]
+    whole = figures["step"]
+    return [
+        *cells, milliseconds(whole["graph"]), milliseconds(whole["wall"]), f"{whole['peak_bytes'] / 1e6:.0f}",
+        f"{figures['compile']['cold']:.2f}", f"{figures['compile']['warm']:.2f}", f"{figures['error_worst']:.0e}",
+        REACHED if figures["correct"] else MISSED,
+    ]  # fmt: skip
+
+
+def mark(flag: bool) -> str:
+    return "yes" if flag else "-"
+
+
+def pair(figures: Figures) -> str:
+    return f"{figures['launches']} {figures['bytes'] / 1e6:9.2f}"
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.3f}"
