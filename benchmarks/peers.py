@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 
 import gradc
 from benchmarks import workloads
 from benchmarks.workloads import Argument, Workload
+from gradc.runtime import module
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -146,18 +148,12 @@ def written_in_torch(workload: Workload) -> Callable[..., Any]:
 
 def by_gradc(backend: str) -> Contender:
     """gradc with a backend: "triton" on a GPU, "interpret" and "numpy" anywhere."""
-
-    def forget() -> None:
-        from gradc.runtime import module
-
-        module._MODULES.clear()
-
-    return Contender("gradc", lambda workload: gradc.compile(workload.function, backend=backend), forget)
+    return Contender("gradc", lambda workload: gradc.compile(workload.function, backend=backend), module._MODULES.clear)
 
 
 def by_compile(name: str, **options: Any) -> Contender:
-    """`torch.compile` with options. Its backward may run twice over what the forward kept."""
-    torch._functorch.config.donated_buffer = False
+    """`torch.compile` with options."""
+    torch._functorch.config.donated_buffer = False  # what the forward kept is read again by every timed backward
 
     def make(workload: Workload) -> Callable[..., Any]:
         return torch.compile(written_in_torch(workload), fullgraph=True, dynamic=False, **options)

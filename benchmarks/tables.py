@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-REACHED, MISSED = "[green]✓[/]", "[red]✗[/]"
+REACHED, MISSED, FAILED = "[green]✓[/]", "[red]✗[/]", "[red]failed[/]"
 
 Figures = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ def launches(workloads: Mapping[str, Figures], console: Console) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, figures in workloads.items():
         if "error" in figures:
-            table.add_row(name, f"[red]{escape(figures['error'][:60])}[/]")
+            table.add_row(name, *[""] * 7, FAILED)
             continue
         ours, theirs, goal = figures, figures["inductor"], figures["goal"]
         table.add_row(
@@ -34,6 +34,7 @@ def launches(workloads: Mapping[str, Figures], console: Console) -> None:
             REACHED if ours["reached"] else MISSED,
         )  # fmt: skip
     console.print(table)
+    errors(workloads, console)
 
 
 def builds(workloads: Mapping[str, Figures], console: Console) -> None:
@@ -43,27 +44,30 @@ def builds(workloads: Mapping[str, Figures], console: Console) -> None:
         table.add_column(heading, justify="left" if heading in ("kernel", "problems") else "right")
     for name, figures in workloads.items():
         if "error" in figures:
-            table.add_row(name, *[""] * 6, f"[red]{escape(figures['error'][:200])}[/]")
+            table.add_row(name, *[""] * 6, FAILED)
         for kernel in figures.get("binaries", ()):
             flags = [mark(kernel[key]) for key in ("loads_128", "stores_128", "hgmma")]
             counts = [str(kernel[key]) for key in ("registers", "spills", "shared_bytes")]
             table.add_row(kernel["name"], *counts, *flags, f"[red]{escape('; '.join(kernel['problems']))}[/]")
     console.print(table)
+    errors(workloads, console)
 
 
 def emission(programs: Mapping[str, Figures], console: Console) -> None:
     """Milliseconds from the decorator to the source."""
-    table = Table(
-        "program", "first, ms", "best, ms", "imports SymPy", title="From the decorator to the source of forward and backward"
-    )
+    table = Table("program", title="From the decorator to the source of forward and backward, ms: wall (processor)")
+    for heading in ("load the compiler", "first", "best", "imports SymPy"):
+        table.add_column(heading, justify="right")
     for name, figures in programs.items():
-        cells = (
-            [figures["error"][:60]]
-            if "error" in figures
-            else [f"{1e3 * figures['first']:.0f}", f"{1e3 * figures['best']:.0f}", str(figures["imports_sympy"])]
-        )
-        table.add_row(name, *cells)
+        if "error" in figures:
+            table.add_row(name, *[""] * 3, FAILED)
+            continue
+        cells = [
+            f"{1e3 * figures[key]['wall']:.0f} ({1e3 * figures[key]['processor']:.0f})" for key in ("load", "first", "best")
+        ]
+        table.add_row(name, *cells, "yes" if figures["imports_sympy"] else "no")
     console.print(table)
+    errors(programs, console)
 
 
 def times(report: Figures, console: Console) -> None:
@@ -89,16 +93,25 @@ def times(report: Figures, console: Console) -> None:
         "",
     ):
         table.add_column(heading, justify="left" if heading in ("workload", "by") else "right")
-    for name, contenders in report["workloads"].items():
-        for by, figures in ({"": contenders} if "error" in contenders else contenders["contenders"]).items():
-            table.add_row(name, by, *time_cells(figures))
+    for name, figures in report["workloads"].items():
+        for by, times in figures.get("contenders", {"": figures}).items():
+            table.add_row(name, by, *time_cells(times))
         table.add_section()
     console.print(table)
+    errors(
+        {
+            f"{name} {by}": times
+            for name, figures in report["workloads"].items()
+            for by, times in figures.get("contenders", {"": figures}).items()
+        },
+        console,
+    )
 
 
 def time_cells(figures: Figures) -> list[str]:
+    """A contender's row."""
     if "error" in figures or "skipped" in figures:
-        return [f"[red]{escape(str(figures.get('error', figures.get('skipped'))))[:80]}[/]"]
+        return [FAILED if "error" in figures else "no time left"]
     cells = []
     for phase in ("forward", "backward"):
         cells += [milliseconds(figures[phase]["kernel"]), f"{figures[phase]['fraction']:.0%}"] if phase in figures else ["", ""]
@@ -108,6 +121,13 @@ def time_cells(figures: Figures) -> list[str]:
         f"{figures['compile']['cold']:.2f}", f"{figures['compile']['warm']:.2f}", f"{figures['error_worst']:.0e}",
         REACHED if figures["correct"] else MISSED,
     ]  # fmt: skip
+
+
+def errors(rows: Mapping[str, Figures], console: Console) -> None:
+    """What went wrong, in full, a line each."""
+    for name, figures in rows.items():
+        if "error" in figures:
+            console.print(f"[red]{name}[/]: {escape(figures['error'])}")
 
 
 def mark(flag: bool) -> str:

@@ -29,11 +29,19 @@ class Argument:
 
 @dataclass(frozen=True)
 class Goal:
-    """At most so many launches and megabytes (10^6 bytes), forward and backward together, and megabytes saved beyond inputs and outputs."""
+    """At most so many launches and megabytes (10^6 bytes), forward and backward together.
+
+    `saved_megabytes` limits what is kept for the backward beyond inputs and outputs.
+    """
 
     launches: int
     megabytes: float
-    saved_megabytes: float = math.inf
+    saved_megabytes: float | None = None
+
+    def reached(self, launches: int, moved: int, saved: int) -> bool:
+        """Whether a program of so many launches, bytes moved and bytes saved is at or below the goal."""
+        enough = self.saved_megabytes is None or saved <= 1e6 * self.saved_megabytes
+        return launches <= self.launches and moved <= 1e6 * self.megabytes and enough
 
 
 @dataclass(frozen=True)

@@ -333,11 +333,11 @@ class Expressions:
         offset = self.positions.index_text(offset_of(access), axes, scope)
         if part is not None:
             lead = self.positions.part_text(part, access.buffer.size)
-            offset = lead if offset == "0" else f"{lead} + {offset}"
+            offset = " + ".join(term for term in (lead, offset) if term != "0") or "0"
         masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
         masks += [self.positions.first_program(k) for k in once if k.programs > 1]
         text = value.expanded(axes, 0)
-        masked = f", mask={' & '.join(f'({m})' if ' ' in m and len(masks) > 1 else m for m in masks)}" if masks else ""
+        masked = f", mask={' & '.join(f'({m})' if '==' in m and len(masks) > 1 else m for m in masks)}" if masks else ""
         scope.add(f"tl.store({self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}, {text}{masked})")
 
 

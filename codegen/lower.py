@@ -13,7 +13,7 @@ from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
 from gradc.codegen.explain import heading
-from gradc.codegen.module import HostFunction, buffer_identifiers, module_text
+from gradc.codegen.module import HostFunction, buffer_identifiers, module_text, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
 from gradc.codegen.residuals import Partition, partition
@@ -48,15 +48,33 @@ class Program:
 
 def lower_graph(graph: Graph, device: Device = H200) -> Program:
     """A program without a backward. `graph` is normalised."""
-    return _program([("forward", prepare(with_literals(graph)))], graph.title, device, frozenset())
+    title, taken = _title(graph)
+    forward = _sequence("forward", prepare(with_literals(graph)), title, frozenset(), taken, device)
+    return _program(title, (forward,), "")
 
 
 def lower_pair(graph: Graph, wrt: Sequence[int], device: Device = H200) -> tuple[Program, Partition]:
     """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised."""
     split = differentiate(graph, wrt)
-    made = frozenset(split.forward.outputs[len(graph.outputs) :])
-    program = _program([("forward", split.forward), ("backward", split.backward)], graph.title, device, made)
-    return program, split
+    results = len(graph.outputs)
+    title, taken = _title(graph)
+    forward = _sequence("forward", split.forward, title, frozenset(split.forward.outputs[results:]), taken, device)
+    backward = _sequence("backward", split.backward, title, frozenset(), taken, device)
+    gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
+    wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
+    return _program(title, (forward, backward), wiring), split
+
+
+def _title(graph: Graph) -> tuple[str, Names]:
+    taken = Names(("forward", "backward", "expect", "larger", "smaller", "multiplied"))
+    return taken.fresh(identifier(graph.title, "function")), taken
+
+
+def _program(title: str, sequences: tuple[LaunchSequence, ...], wiring: str) -> Program:
+    dtypes = {value: dtype for sequence in sequences for value, dtype in sequence.dtypes.items()}
+    arguments = ", ".join(f"{v.name} {v.dtype.short}{list(v.shape)}" for v in sequences[0].graph.inputs)
+    headline = f"{title}({arguments}), {' and '.join(sequence.phase for sequence in sequences)}."
+    return Program(sequences, module_text(headline, [sequence.host for sequence in sequences], dtypes, wiring))
 
 
 def differentiate(graph: Graph, wrt: Sequence[int]) -> Partition:
@@ -86,19 +104,13 @@ def _output_names(graph: Graph) -> list[str]:
     return [name or value.name or "out" for name, value in zip(graph.output_names or ("",) * len(graph.outputs), graph.outputs, strict=True)]
 
 
-def _program(phases: list[tuple[str, Graph]], title: str, device: Device, statistics: frozenset[Value]) -> Program:
-    taken = Names(("forward", "backward", "expect"))
-    title = identifier(title, "function")
-    sequences = tuple(_sequence(phase, graph, schedule(graph, device), title, statistics, taken) for phase, graph in phases)
-    dtypes = {value: dtype for sequence in sequences for value, dtype in sequence.dtypes.items()}
-    return Program(sequences, module_text(_headline(title, phases), [s.host for s in sequences], dtypes))
-
-
 def _arrays(graph: Graph, kernels: list[Scheduled]) -> list[Value]:
     return [*graph.inputs, *graph.outputs, *(v for kernel in kernels for v in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes))]
 
 
-def _sequence(phase: str, graph: Graph, kernels: list[Scheduled], title: str, statistics: frozenset[Value], taken: Names) -> LaunchSequence:
+def _sequence(phase: str, graph: Graph, title: str, statistics: frozenset[Value], taken: Names, device: Device) -> LaunchSequence:
+    """`statistics` are the outputs kept for the backward alone, which lie in memory as computed."""
+    kernels = schedule(graph, device)
     identifiers = buffer_identifiers(_arrays(graph, kernels))
     outputs = frozenset(graph.outputs) - statistics
     dtypes = {value: storage_dtype(value, outputs) for value in identifiers}
@@ -115,8 +127,3 @@ def _kernel_name(title: str, phase: str, kernel: Scheduled, kernels: list[Schedu
     base = title if title.endswith(phase) else f"{title}_{phase}"
     return base if len(kernels) == 1 or kernel is kernels[0] else f"{base}_{'_'.join(identifiers[v] for v in kernel.writes[:3])}"
 
-
-def _headline(title: str, phases: list[tuple[str, Graph]]) -> str:
-    graph = phases[0][1]
-    arguments = ", ".join(f"{v.name} {v.dtype.short}{list(v.shape)}" for v in graph.inputs)
-    return f"{title}({arguments}), {' and '.join(phase for phase, _ in phases)}."

@@ -5,7 +5,7 @@ Everything here is text assembly; what the kernels are was decided before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.emit import Emitted
@@ -85,6 +85,62 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
     lines += [f"    {launch_text(kernel, identifiers)}" for kernel in function.kernels]
     results = ", ".join(identifiers[v] for v in function.outputs)
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
+
+
+def wiring_text(title: str, forward: HostFunction, backward: HostFunction, kept: Sequence[Value], gradients: Mapping[Value, int], results: int) -> str:
+    """The pair as a function on PyTorch's autograd tape.
+
+    `kept` are the arrays of the forward that the backward takes; `gradients` says which of its results belongs to an input;
+    `results` is how many of the forward's outputs are the function's own.
+    """
+    names, inputs = forward.identifiers, forward.inputs
+    own = output_identifiers(forward, results)
+    outputs = [*own, *(names[value] for value in forward.outputs[results:])]
+    floating = [name for name, value in zip(own, forward.outputs, strict=False) if value.dtype.is_floating]
+    others = [name for name, value in zip(own, forward.outputs, strict=False) if not value.dtype.is_floating]
+    incoming = [f"d_{name}" for name in own]
+    arguments = ", ".join(names[value] for value in inputs)
+    given = "".join(f", d_{name}.contiguous()" for name in floating)
+    returned = ", ".join(f"gradients[{gradients[value]}]" if value in gradients else "None" for value in inputs)
+    lines = [
+        f"class {class_name(title)}(torch.autograd.Function):",
+        f'    """{title} on PyTorch\'s autograd tape."""',
+        "",
+        "    @staticmethod",
+        f"    def forward(ctx, {arguments}):",
+        f"        {', '.join(outputs)}{',' if len(outputs) == 1 else ''} = forward({arguments})",
+        f"        ctx.save_for_backward({', '.join(names[value] for value in kept)})",
+        *([f"        ctx.mark_non_differentiable({', '.join(others)})"] if others else []),
+        f"        return {', '.join(outputs[:results])}",
+        "",
+        "    @staticmethod",
+        f"    def backward(ctx, {', '.join(incoming)}):",
+        f"        gradients = backward(*ctx.saved_tensors{given})",
+        f"        return {returned}",
+        "",
+        "",
+        f"def {title}({arguments}):",
+        f'    """{forward.summary.partition(",")[0]}, differentiable by torch."""',
+        f"    return {class_name(title)}.apply({arguments})",
+    ]
+    return "\n".join(lines)
+
+
+def output_identifiers(function: HostFunction, results: int) -> list[str]:
+    """A name for each of the function's own outputs, distinct even where one array is returned twice."""
+    taken = Names(tuple(function.identifiers.values()))
+    seen: set[Value] = set()
+    names = []
+    for value in function.outputs[:results]:
+        name = function.identifiers[value]
+        names.append(taken.fresh(name) if value in seen else name)
+        seen.add(value)
+    return names
+
+
+def class_name(title: str) -> str:
+    """`rms_norm` as `RmsNorm`."""
+    return "".join(part.capitalize() for part in title.split("_")) or "Function"
 
 
 def launch_text(kernel: Emitted, identifiers: dict[Value, str]) -> str:

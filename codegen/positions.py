@@ -113,7 +113,8 @@ class Positions:
         else:
             tile = self.names.fresh(f"{split.name}_start")
             step = self.block(split)
-            body.header = f"for {tile} in range({program} * {step}, {self.size(split)}, {count} * {step}):"
+            start = "0" if program == "0" else f"{program} * {step}"
+            body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
     def open_loop(self, body: Scope, loop: KernelAxis) -> None:

@@ -87,8 +87,9 @@ def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
-    """Candidate sets of axes to spread over programs."""
-    seen: set[frozenset[Axis]] = set()
+    """Candidate sets of axes to spread over programs; none at all is one of them."""
+    yield frozenset()
+    seen: set[frozenset[Axis]] = {frozenset()}
     for stage in stages:
         scanned = {axis for axis in (stage.heavy.detail[0] if stage.heavy is not None and stage.heavy.kind == "scan" else ())}
         for grid in (frozenset(stage.own) - scanned, (frozenset(stage.own) | frozenset(stage.reduced)) - scanned):

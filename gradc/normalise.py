@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection
 
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, on_behalf_of, rebuild, with_operands
-from gradc.leaves import Constant, Input, Literal
+from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.rewrites.matching import built, inside
-from gradc.structure import Keep, Marker, StopGradient, Variable
+from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
 from gradc.table import TABLE
 
 ROUNDS = 4
+VIEWS = (Broadcast, Cast, Permute, Reshape)
 COMMUTATIVE = frozenset(
     ("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor")
 )
@@ -130,9 +131,13 @@ class Rewriter:
 
 
 def named_after(value: Value, original: Value) -> Value:
-    """Gives a Value made here the name of the one it replaces, unless it has its own."""
-    if value.name is None and value.number > original.number:
-        value.name = original.name
+    """Gives a Value made here the name of the one it replaces, unless it has its own; under a view, to what is viewed as well."""
+    made = value
+    while made.number > original.number and made.name in (None, original.name):
+        made.name = original.name
+        if not isinstance(made.operation, VIEWS):
+            break
+        (made,) = made.operands
     return value
 
 

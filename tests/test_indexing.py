@@ -16,7 +16,7 @@ KEYS = [
     slice(1, 3), slice(None, None, -1), slice(None, None, 2), slice(2, None, -2), slice(5, 1, -1), slice(3, 1), slice(-2, None), slice(0, 0),
     (slice(None), slice(None, None, -3), slice(4, 0, -2)), (slice(1, None), 2, slice(None, None, -1)),
     I, (I,), [0, 2], (slice(None), I), (..., I), (I, I), (I, J), (slice(None), I, J), (I, slice(None), I), (0, slice(None), I), (0, I), (I, 0), (I, ..., 1),
-    (None, I), (I, None), (slice(None), None, I, None), (I, None, J), (..., I, slice(1, 3)), (slice(None, None, -1), I, slice(None, None, 2)),
+    (None, I), (slice(None), I, None, J), (I, None), (slice(None), None, I, None), (I, None, J), (..., I, slice(1, 3)), (slice(None, None, -1), I, slice(None, None, 2)),
     J, (J, J), (J, slice(None), slice(0, 2)), np.array([], np.int64), (I, J, I), np.int64(1), np.array(1), (slice(0, 0), I), (1, I, None, 2),
 ]  # fmt: skip
 

@@ -104,6 +104,7 @@ def test_reduction_dtypes_and_options():
     same(gradc.std(x, axis=-1, correction=1), np.std(x, axis=-1, ddof=1))
     assert np.isnan(gradc.mean(np.zeros((0,))))
     assert np.isnan(gradc.var(np.ones((1,)), correction=1))
+    assert np.isposinf(gradc.var(np.array([1.0, 2.0]), correction=3))
     assert np.isnan(gradc.max(np.array([1.0, np.nan, 2.0])))
     with pytest.raises(ShapeError, match="axis 2 is out of range"):
         gradc.sum(x, axis=2)
@@ -278,6 +279,10 @@ def test_python_numbers_are_weak():
         assert gradc.multiply(array(2).astype(dtype), 2).dtype == dtype
     assert gradc.add(array(2, dtype=np.int8), 2).dtype == np.int8
     assert gradc.add(array(2, dtype=np.int8), 2.5).dtype == np.float32
+    assert run(lambda x: 2**x - 1, array(3, dtype=np.int8)).dtype == np.int8
+    assert gradc.multiply(array(2, dtype=np.float32), np.sqrt(3)).dtype == np.float32  # a numpy.float64 is a Python float
+    assert gradc.multiply(array(2, dtype=np.int32), np.sqrt(3)).dtype == np.float64
+    assert gradc.exp(np.sqrt(3)).dtype == np.float64
     with pytest.raises(DTypeError, match="does not fit"):
         gradc.add(array(2, dtype=np.int8), 300)
     with pytest.raises(DTypeError, match="numeric"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import namedtuple
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -116,6 +118,8 @@ def test_signature_key():
     assert len(arrays) == 3
     assert all(a is x for a in arrays)
 
+    assert key(x, Decimal(1)) != key(x, Fraction(1))
+
     @dataclass(frozen=True)
     class Config:
         width: int
@@ -159,7 +163,7 @@ def test_user_names():
 
     def f(x, w):
         h = x * w
-        a = helper(h)
+        a = helper(h + 1)
         b, c = a + 1, a - 1
         for _ in range(2):
             h = h + b
