@@ -31,7 +31,7 @@ golden: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -k golden --update-golden
 
 benchmarks: $(INSTALLED)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

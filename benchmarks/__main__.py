@@ -15,9 +15,11 @@ from benchmarks import run, tables
 from benchmarks.workloads import WORKLOADS, Workload, workload
 
 RESULTS = Path(__file__).parent / "results"
+PIPED = 160  # columns where there is no terminal to ask
 ABOUT = (
-    "Made by `python -m benchmarks`{flags}: see benchmarks/README.md. Bytes count each tensor once per launch that touches it."
+    "Made by `python -m benchmarks`{flags}; see benchmarks/README.md. Bytes count each array once per launch that touches it."
 )
+TIMES = "Made by `python -m benchmarks --time`; see benchmarks/README.md. Times are medians in seconds; kernel times have a cold L2."
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def counted(chosen: list[Workload], options: argparse.Namespace) -> int:
     """Launches, bytes and emission times, and builds if asked. Returns 1 where a workload failed."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PIPED)
     figures = {row.name: run.attempted(run.launches, row) for row in chosen}
     tables.launches(figures, console)
     emission = run.emission()
@@ -71,9 +73,10 @@ def timed(chosen: list[Workload], options: argparse.Namespace) -> int:
     from benchmarks import timing
 
     path = options.json or RESULTS / "times.json"
+    about = {"_about": TIMES, **run.circumstances()}
     with timing.fresh_caches():
-        report = timing.on_gpu(chosen, options.seconds, lambda partial: write({**run.circumstances(), **partial}, path))
-    tables.times(report, Console(width=200))
+        report = timing.on_gpu(chosen, options.seconds, lambda partial: write({**about, **partial}, path))
+    tables.times(report, Console(width=PIPED))
     return int(any("error" in row for row in report["workloads"].values()))
 
 

@@ -148,7 +148,7 @@ def written_in_torch(workload: Workload) -> Callable[..., Any]:
 
 def by_gradc(backend: str) -> Contender:
     """gradc with a backend: "triton" on a GPU, "interpret" and "numpy" anywhere."""
-    return Contender("gradc", lambda workload: gradc.compile(workload.function, backend=backend), module._MODULES.clear)
+    return Contender("gradc", lambda workload: gradc.compile(backend=backend)(workload.function), module._MODULES.clear)
 
 
 def by_compile(name: str, **options: Any) -> Contender:

@@ -136,10 +136,11 @@ def binary_facts(kernel: Kernel, binary: Binary) -> dict[str, Any]:
 
 
 def problems(kernel: Kernel, facts: dict[str, Any]) -> list[str]:
-    """A spill; narrow accesses to a large array; bfloat16 products off the tensor cores."""
+    """A spill; accesses of less than 16 bytes to a large array; a product of 16-bit matrices off the tensor cores."""
     found = [f"spills {facts['spills']} bytes"] if facts["spills"] else []
     if is_product(kernel):
-        return found + ([] if facts["hgmma"] else ["multiplies matrices without HGMMA"])
+        narrow = any(buffer.dtype in ("bfloat16", "float16") for buffer in kernel.reads)
+        return found + (["multiplies 16-bit matrices without HGMMA"] if narrow and not facts["hgmma"] else [])
     if any(buffer.bytes >= LARGE for buffer in kernel.reads) and not facts["loads_128"]:
         found.append("no 128-bit load")
     if any(buffer.bytes >= LARGE for buffer in kernel.writes) and not facts["stores_128"]:

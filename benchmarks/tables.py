@@ -11,6 +11,20 @@ from rich.table import Table
 
 REACHED, MISSED, FAILED = "[green]✓[/]", "[red]✗[/]", "[red]failed[/]"
 
+TIMES = [
+    "forward",
+    "of ceiling",
+    "backward",
+    "of ceiling",
+    "graph, both",
+    "host, both",
+    "peak MB",
+    "cold s",
+    "warm s",
+    "error",
+    "",
+]
+
 Figures = Mapping[str, Any]
 
 
@@ -77,35 +91,17 @@ def times(report: Figures, console: Console) -> None:
         title=f"{report['device']}: milliseconds, cold L2, median",
         caption=f"ceilings of this run: {ceilings['bandwidth'] / 1e12:.2f} TB/s copying, {ceilings['matrix_rate'] / 1e12:.0f} TFLOP/s multiplying",
     )
-    for heading in (
-        "workload",
-        "by",
-        "forward",
-        "of ceiling",
-        "backward",
-        "of ceiling",
-        "graph",
-        "host wall",
-        "peak MB",
-        "cold s",
-        "warm s",
-        "error",
-        "",
-    ):
+    for heading in ("workload", "by", *TIMES):
         table.add_column(heading, justify="left" if heading in ("workload", "by") else "right")
-    for name, figures in report["workloads"].items():
-        for by, times in figures.get("contenders", {"": figures}).items():
-            table.add_row(name, by, *time_cells(times))
-        table.add_section()
+    rows = [
+        (name, by, figures)
+        for name, row in report["workloads"].items()
+        for by, figures in row.get("contenders", {"": row}).items()
+    ]
+    for name, by, figures in rows:
+        table.add_row(name, by, *time_cells(figures))
     console.print(table)
-    errors(
-        {
-            f"{name} {by}": times
-            for name, figures in report["workloads"].items()
-            for by, times in figures.get("contenders", {"": figures}).items()
-        },
-        console,
-    )
+    errors({f"{name} {by}": figures for name, by, figures in rows}, console)
 
 
 def time_cells(figures: Figures) -> list[str]:

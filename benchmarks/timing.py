@@ -147,7 +147,8 @@ class CudaTimer:
 
     def _repeated(self, measure: Callable[[], float]) -> float:
         """The median of up to REPEATS measurements, fewer once they have taken ENOUGH seconds."""
-        start, found = self.now(), []
+        start = self.now()
+        found: list[float] = []
         while len(found) < self.REPEATS and (len(found) < 5 or self.now() - start < self.ENOUGH):
             found.append(measure())
         return statistics.median(found)

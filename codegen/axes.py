@@ -7,6 +7,7 @@ opportunity: `nodes.py` follows exact index maps, and never relies on it for cor
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from math import prod
@@ -105,7 +106,9 @@ class AxisMap:
     `ties` are further dimensions that move together.
     """
 
-    def __init__(self, values: Iterable[Value], overrides: Mapping[Value, Value] | None = None, ties: Iterable[tuple[Dim, Dim]] = ()):
+    def __init__(
+        self, values: Iterable[Value], overrides: Mapping[Value, Value] | None = None, ties: Iterable[tuple[Dim, Dim]] = ()
+    ):
         self.values = list(values)
         self.overrides = dict(overrides or {})
         self.families = Families()
@@ -118,6 +121,8 @@ class AxisMap:
             for dim, size in enumerate(value.shape):
                 if size != 1:
                     self.families.join(_key((value, dim)), _key((instead, dim)))
+        scans = [value for value in self.values if isinstance(value.operation, structure.Cumulative)]
+        self.uncut = {self.families.find(_key((value, value.operation.axis))) for value in scans}
         self.cuts: dict[tuple[int, int], set[int]] = {}
         self._refine()
         self.atoms = Families()
@@ -164,7 +169,11 @@ class AxisMap:
         for dim in reversed(dims):
             outer = inner * dim[0].shape[dim[1]]
             new = {p // inner for p in points if inner < p < outer and p % inner == 0}
-            family = self.cuts.setdefault(self.families.find(_key(dim)), set())
+            root = self.families.find(_key(dim))
+            if root in self.uncut:
+                inner = outer
+                continue
+            family = self.cuts.setdefault(root, set())
             if not new <= family and _is_chain(family | new | {outer // inner}):
                 family |= new
                 changed = True
@@ -175,7 +184,7 @@ class AxisMap:
         """The atoms of a dimension, outermost first: (family, inner product, size)."""
         family, size = self.families.find(_key(dim)), dim[0].shape[dim[1]]
         points = [1, *sorted(self.cuts.get(family, ())), size]
-        return [((family, low), high // low) for low, high in reversed(list(zip(points, points[1:], strict=False)))]
+        return [((family, low), high // low) for low, high in reversed(list(itertools.pairwise(points)))]
 
     def _align(self, first: list[Dim], second: list[Dim]) -> None:
         a, b = ([piece for dim in dims for piece in self._pieces(dim)] for dims in (first, second))
@@ -233,4 +242,4 @@ def _key(dim: Dim) -> tuple[int, int]:
 
 def _is_chain(points: set[int]) -> bool:
     ordered = sorted(points)
-    return all(b % a == 0 for a, b in zip(ordered, ordered[1:], strict=False))
+    return all(b % a == 0 for a, b in itertools.pairwise(ordered))

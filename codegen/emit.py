@@ -46,7 +46,9 @@ class Store:
     stage: Stage
 
 
-def emit_kernel(kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str]) -> Emitted:
+def emit_kernel(
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str]
+) -> Emitted:
     """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory."""
     return _Kernel(kernel, buffer_names, dtypes).emit(name, heading)
 
@@ -64,7 +66,9 @@ class _Kernel:
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
         wide = self._needs_64_bits()
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
-        self.print = Expressions(self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide)
+        self.print = Expressions(
+            self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
+        )
 
     def _store(self, stage: Stage) -> Store:
         access = store_access(stage)
@@ -84,9 +88,15 @@ class _Kernel:
             low, high = offset.bounds()
             too_far |= max(-low, high) >= LIMIT_32
             for term, step in offset.terms:
-                extent = abs(step) * (term.size if isinstance(term, Axis) else prod(a.size for a in getattr(term, "index", term.node if hasattr(term, "node") else term).axes))
+                extent = abs(step) * (
+                    term.size
+                    if isinstance(term, Axis)
+                    else prod(a.size for a in getattr(term, "index", term.node if hasattr(term, "node") else term).axes)
+                )
                 if extent >= LIMIT_32 // 8:
-                    far |= {term} if isinstance(term, Axis) else set(term.index.axes if hasattr(term, "index") else term.node.axes)
+                    far |= (
+                        {term} if isinstance(term, Axis) else set(term.index.axes if hasattr(term, "index") else term.node.axes)
+                    )
         return frozenset(axis for axis in self.axes if far & set(axis.axes)) if too_far else frozenset()
 
     # The walk --------------------------------------------------------------------------------------------------------
@@ -99,7 +109,9 @@ class _Kernel:
             self._split_loop(self.split)
         source = "\n".join([*heading, "@triton.jit", f"def {name}({self.print.signature()}):", *self.root.lines])
         programs = prod(axis.programs for axis in self.axes)
-        return Emitted(name, source, self.print.arguments(), programs, self.plan.warps, self.plan.pipeline, frozenset(self.print.helpers))
+        return Emitted(
+            name, source, self.print.arguments(), programs, self.plan.warps, self.plan.pipeline, frozenset(self.print.helpers)
+        )
 
     def _split_loop(self, split: KernelAxis) -> None:
         """Each program takes every parts-th tile; sums over tiles are carried and stored after the loop."""
@@ -137,7 +149,15 @@ class _Kernel:
     def _along(self, node: Node, axis: KernelAxis) -> bool:
         return bool(node.axes & frozenset(axis.axes))
 
-    def _passes(self, scope: Scope, loop: KernelAxis, stores: list[Store], carried: list[Node], late_stores: list[Store], late_carried: list[Node]) -> None:
+    def _passes(
+        self,
+        scope: Scope,
+        loop: KernelAxis,
+        stores: list[Store],
+        carried: list[Node],
+        late_stores: list[Store],
+        late_carried: list[Node],
+    ) -> None:
         needed = walk([*(store.node for store in stores if store.node not in carried), *(node.operands[0] for node in carried)])
         levels = self._levels(needed, loop)
         folded = [node for node in needed if self._crosses(node, loop) and node not in carried and scope.find(node) is None]
@@ -147,7 +167,10 @@ class _Kernel:
         def level_of(node: Node) -> int:
             return max((levels[x] for x in node.operands), default=0)
 
-        last = max([*(level_of(node) for node in (*folded, *along_carried)), *(levels[store.node] for store in along_stores)], default=-1)
+        last = max(
+            [*(level_of(node) for node in (*folded, *along_carried)), *(levels[store.node] for store in along_stores)],
+            default=-1,
+        )
         for number in range(last + 1):
             here = [node for node in folded if level_of(node) == number]
             for node in here:
@@ -174,7 +197,11 @@ class _Kernel:
     def _write(self, scope: Scope, store: Store) -> None:
         value = self.print.at(store.node, scope)
         part = self.split if store.stage.value in self.plan.partial else None
-        once = [axis for axis in self.axes if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & frozenset(store.stage.own)]
+        once = [
+            axis
+            for axis in self.axes
+            if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & frozenset(store.stage.own)
+        ]
         self.print.store(scope, value, store.buffer, store.access, part, once)
 
 

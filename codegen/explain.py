@@ -37,7 +37,10 @@ def _role(axis: KernelAxis) -> str:
 
 
 def _listed(buffers: tuple[Buffer, ...]) -> str:
-    return ", ".join(f"{buffer.name} ({size(buffer.bytes)})" if buffer.bytes >= 1e5 else buffer.name for buffer in buffers) or "nothing"
+    return (
+        ", ".join(f"{buffer.name} ({size(buffer.bytes)})" if buffer.bytes >= 1e5 else buffer.name for buffer in buffers)
+        or "nothing"
+    )
 
 
 def size(count: int) -> str:
@@ -60,7 +63,9 @@ def story(sequence: LaunchSequence) -> str:
 
 def _inside(kernel: Scheduled) -> str:
     """Reductions that are computed and used in the kernel without being stored."""
-    kept = [stage.heavy.value for stage in kernel.plan.stages if stage.heavy is not None and stage.value not in kernel.plan.stored]
+    kept = [
+        stage.heavy.value for stage in kernel.plan.stages if stage.heavy is not None and stage.value not in kernel.plan.stored
+    ]
     return f"; computed in passing: {', '.join(value.name or value.operation.name for value in kept)}" if kept else ""
 
 
@@ -69,7 +74,9 @@ def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:
     for stage in kernel.plan.stages:
         name = identifiers.get(stage.value) or stage.value.name or stage.value.operation.name
         if stage.value in kernel.plan.partial:
-            reasons.append(f"{name} is summed over what the programs share out: each leaves a partial result, merged by a later kernel")
+            reasons.append(
+                f"{name} is summed over what the programs share out: each leaves a partial result, merged by a later kernel"
+            )
     if any(axis.role == "loop" for axis in kernel.plan.axes) and not kernel.plan.is_product:
         reasons.append("a row does not fit on chip: it is gone over in passes")
     return reasons

@@ -112,7 +112,11 @@ class Expressions:
         """The outermost scope that knows the operands and every looped axis of the node."""
         depth = max((x.depth for x in operands), default=0)
         for outer in scope.chain():
-            if any(not outer.parent or k not in outer.parent.bound for k in self.axes if k.role in ("split", "loop") and self._uses_axis(node, k)):
+            if any(
+                not outer.parent or k not in outer.parent.bound
+                for k in self.axes
+                if k.role in ("split", "loop") and self._uses_axis(node, k)
+            ):
                 depth = max(depth, outer.depth)
                 break
         return scope.at_depth(min(depth, scope.depth))
@@ -156,10 +160,16 @@ class Expressions:
         axes = tuple(k for k in self.axes if any(k in x.axes for x in operands))
         row, dtype = node.detail, node.operands[-1].dtype
         template = row.spelling(dtype)
-        operands = [self._once(template, place, *pair, scope) for place, pair in zip("xyz", zip(node.operands, operands, strict=True), strict=False)]
+        operands = [
+            self._once(template, place, *pair, scope)
+            for place, pair in zip("xyz", zip(node.operands, operands, strict=True), strict=False)
+        ]
         left, right, result = bindings(template)
         if all(x.constant for x in operands):
-            texts = [f"tl.full([], {x.text}, {triton_dtype(operand.dtype.compute)})" for x, operand in zip(operands, node.operands, strict=True)]
+            texts = [
+                f"tl.full([], {x.text}, {triton_dtype(operand.dtype.compute)})"
+                for x, operand in zip(operands, node.operands, strict=True)
+            ]
         else:
             texts = [x.expanded(axes, left if i == 0 else right) for i, x in enumerate(operands)]
         return row.spell(dtype, *texts), axes, result
@@ -186,7 +196,10 @@ class Expressions:
 
     def _load(self, node: Node, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         access: Access = node.detail
-        pointer, offset = self.pointer(access.buffer), self.positions.index_text(offset_of(access), axes, scope)
+        flat = offset_of(access)
+        pointer, offset = self.pointer(access.buffer), self.positions.index_text(flat, axes, scope)
+        missing = [k for k in axes if not flat.axes & frozenset(k.axes)]  # a masked read needs an address for every lane
+        offset += "".join(f" + 0 * {self.positions.whole(k, axes)}" for k in missing)
         address = pointer if offset == "0" else f"{pointer} + {offset}"
         masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
         guards = [self.guard_text(guard, axes, scope) for guard in access.guards]
@@ -226,7 +239,9 @@ class Expressions:
                 text = f"tl.reduce({text}, {position}, {HELPERS[kind]})"
         return text
 
-    def _only_inside(self, node: Node, body: Node, x: Variable, folded: list[KernelAxis], scope: Scope) -> tuple[str, tuple[KernelAxis, ...]]:
+    def _only_inside(
+        self, node: Node, body: Node, x: Variable, folded: list[KernelAxis], scope: Scope
+    ) -> tuple[str, tuple[KernelAxis, ...]]:
         """The body with the reduction's identity in the lanes that overhang, over all the axes folded."""
         axes = tuple(k for k in self.axes if k in x.axes or k in folded)
         missing = any(k not in x.axes for k in folded)
@@ -255,7 +270,9 @@ class Expressions:
         name = self._name(node) if node.kind == "dot" else self.names.fresh(self._wish(node) + "_acc")
         shape = ", ".join(self.positions.block(k) for k in axes)
         dtype = triton_dtype(node.dtype.compute)
-        start = f"tl.zeros([{shape}], {dtype})" if kind == "sum" else f"tl.full([{shape}], {identity(kind, node.dtype)}, {dtype})"
+        start = (
+            f"tl.zeros([{shape}], {dtype})" if kind == "sum" else f"tl.full([{shape}], {identity(kind, node.dtype)}, {dtype})"
+        )
         scope.add(f"{name} = {start}")
         self.accumulators[node] = (name, axes)
 
@@ -326,7 +343,9 @@ class Expressions:
 
     # Stores ----------------------------------------------------------------------------------------------------------
 
-    def store(self, scope: Scope, value: Variable, buffer: Value, access: Access, part: KernelAxis | None, once: list[KernelAxis]) -> None:
+    def store(
+        self, scope: Scope, value: Variable, buffer: Value, access: Access, part: KernelAxis | None, once: list[KernelAxis]
+    ) -> None:
         """Writes a tile. `part` is the split axis whose program number leads; `once` are grid axes only their first program writes for."""
         own = frozenset(axis for index in access.index for axis in index.axes)
         axes = self.tile_axes(own)
@@ -405,7 +424,9 @@ def fallback_name(node: Node) -> str:
         return node.detail.name
     if node.kind == "reduce":
         return f"{node.detail[0]}_"
-    return {"dot": "product", "cast": "rounded", "scan": "running", "guard": "inside", "position": "position"}.get(node.kind, "value")
+    return {"dot": "product", "cast": "rounded", "scan": "running", "guard": "inside", "position": "position"}.get(
+        node.kind, "value"
+    )
 
 
 def remark(node: Node) -> str:

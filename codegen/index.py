@@ -56,7 +56,9 @@ class Index:
         return collect([*self.terms, *other.terms], self.offset + other.offset)
 
     def scaled(self, factor: int) -> Index:
-        return Index(tuple((term, coefficient * factor) for term, coefficient in self.terms) if factor else (), self.offset * factor)
+        return Index(
+            tuple((term, coefficient * factor) for term, coefficient in self.terms) if factor else (), self.offset * factor
+        )
 
     def bounds(self) -> tuple[int, int]:
         """The smallest and the largest value (over non-empty axes)."""
@@ -90,7 +92,11 @@ def collect(terms: Iterable[tuple[Term, int]], offset: int) -> Index:
         flat = [
             pair
             for term, c in joined.items()
-            for pair in (term.index.scaled(c).terms if isinstance(term, Part) and term.divisor == 1 and term.modulus is None else [(term, c)])
+            for pair in (
+                term.index.scaled(c).terms
+                if isinstance(term, Part) and term.divisor == 1 and term.modulus is None
+                else [(term, c)]
+            )
         ]
         return collect(flat, offset + sum(term.index.offset * c for term, c in joined.items() if _whole(term)))  # type: ignore[union-attr]
     return Index(tuple(sorted(joined.items(), key=_order)), offset)
@@ -120,7 +126,11 @@ def _join_parts(terms: dict[Term, int]) -> dict[Term, int]:
 def _order(item: tuple[Term, int]) -> tuple:
     term, coefficient = item
     rank = {Axis: 0, Part: 1, Datum: 2}[type(term)]
-    return (rank, -abs(coefficient), (term.atom, term.copy) if isinstance(term, Axis) else (id(term), 0) if isinstance(term, Datum) else (0, 0))
+    return (
+        rank,
+        -abs(coefficient),
+        (term.atom, term.copy) if isinstance(term, Axis) else (id(term), 0) if isinstance(term, Datum) else (0, 0),
+    )
 
 
 def of_axis(axis: Axis) -> Index:

@@ -81,10 +81,17 @@ def differentiate(graph: Graph, wrt: Sequence[int]) -> Partition:
     """The forward and backward graphs of a normalised graph, prepared for scheduling."""
     graph = prepare(with_literals(graph))
     outputs = graph.outputs
-    cotangents = [make_input(value.shape, value.dtype, f"d{name}") for value, name in zip(outputs, _output_names(graph), strict=True)]
+    cotangents = [
+        make_input(value.shape, value.dtype, f"d{name}") for value, name in zip(outputs, _output_names(graph), strict=True)
+    ]
     chosen = [graph.inputs[i] for i in wrt]
     gradients = vjp_graph(outputs, chosen, cotangents)
-    joint = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen)), *cotangents), (*outputs, *gradients), graph.output_names, graph.title)
+    joint = Graph(
+        (*chosen, *(v for v in graph.inputs if v not in set(chosen)), *cotangents),
+        (*outputs, *gradients),
+        graph.output_names,
+        graph.title,
+    )
     joint = prepare(normalise(joint, "after"))
     outputs, gradients = joint.outputs[: len(outputs)], list(joint.outputs[len(outputs) :])
     renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
@@ -101,14 +108,23 @@ def with_literals(graph: Graph) -> Graph:
 
 
 def _output_names(graph: Graph) -> list[str]:
-    return [name or value.name or "out" for name, value in zip(graph.output_names or ("",) * len(graph.outputs), graph.outputs, strict=True)]
+    return [
+        name or value.name or "out"
+        for name, value in zip(graph.output_names or ("",) * len(graph.outputs), graph.outputs, strict=True)
+    ]
 
 
 def _arrays(graph: Graph, kernels: list[Scheduled]) -> list[Value]:
-    return [*graph.inputs, *graph.outputs, *(v for kernel in kernels for v in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes))]
+    return [
+        *graph.inputs,
+        *graph.outputs,
+        *(v for kernel in kernels for v in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes)),
+    ]
 
 
-def _sequence(phase: str, graph: Graph, title: str, statistics: frozenset[Value], taken: Names, device: Device) -> LaunchSequence:
+def _sequence(
+    phase: str, graph: Graph, title: str, statistics: frozenset[Value], taken: Names, device: Device
+) -> LaunchSequence:
     """`statistics` are the outputs kept for the backward alone, which lie in memory as computed."""
     kernels = schedule(graph, device)
     identifiers = buffer_identifiers(_arrays(graph, kernels))
@@ -117,7 +133,15 @@ def _sequence(phase: str, graph: Graph, title: str, statistics: frozenset[Value]
     emitted = []
     for kernel in kernels:
         name = taken.fresh(_kernel_name(title, phase, kernel, kernels, identifiers))
-        emitted.append(emit_kernel(kernel, name, identifiers, dtypes, heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))))
+        emitted.append(
+            emit_kernel(
+                kernel,
+                name,
+                identifiers,
+                dtypes,
+                heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes)),
+            )
+        )
     launches = f"{len(kernels)} launch{'' if len(kernels) == 1 else 'es'}"
     host = HostFunction(phase, f"{title}, {phase}: {launches}.", graph.inputs, tuple(emitted), graph.outputs, identifiers)
     return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted), host, identifiers, dtypes)
@@ -125,5 +149,6 @@ def _sequence(phase: str, graph: Graph, title: str, statistics: frozenset[Value]
 
 def _kernel_name(title: str, phase: str, kernel: Scheduled, kernels: list[Scheduled], identifiers: dict[Value, str]) -> str:
     base = title if title.endswith(phase) else f"{title}_{phase}"
-    return base if len(kernels) == 1 or kernel is kernels[0] else f"{base}_{'_'.join(identifiers[v] for v in kernel.writes[:3])}"
-
+    return (
+        base if len(kernels) == 1 or kernel is kernels[0] else f"{base}_{'_'.join(identifiers[v] for v in kernel.writes[:3])}"
+    )

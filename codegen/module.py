@@ -24,7 +24,7 @@ EXPECT = '''def expect(name, array, shape, dtype, strides):
     """The kernels below were made for arrays laid out like this."""
     if tuple(array.shape) != shape or array.dtype != dtype:
         raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {tuple(array.shape)}")
-    if any(n > 1 and s != t for n, s, t in zip(shape, array.stride(), strides)):
+    if array.numel() and any(n > 1 and s != t for n, s, t in zip(shape, array.stride(), strides)):
         raise ValueError(f"{name}: expected strides {strides}, got {array.stride()}")
 '''
 
@@ -72,11 +72,20 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
     parameters = ", ".join(inputs) or 'device="cuda"'
     lines = [f"def {function.name}({parameters}):", f'    """{function.summary}"""']
     for value in function.inputs:
-        strides = value.operation.strides if isinstance(value.operation, Input) and value.operation.strides is not None else row_major(value.shape)
+        strides = (
+            value.operation.strides
+            if isinstance(value.operation, Input) and value.operation.strides is not None
+            else row_major(value.shape)
+        )
         name = identifiers[value]
         lines.append(f"    expect({name!r}, {name}, {value.shape}, torch.{dtypes[value].name}, {strides})")
     made = dict.fromkeys(
-        [v for kernel in function.kernels for a in kernel.arguments if a.kind == "buffer" and (v := a.value) not in set(function.inputs)]
+        [
+            v
+            for kernel in function.kernels
+            for a in kernel.arguments
+            if a.kind == "buffer" and (v := a.value) not in set(function.inputs)
+        ]
         + [v for v in function.outputs if v not in set(function.inputs)]
     )
     if made and inputs:
@@ -87,7 +96,14 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
 
 
-def wiring_text(title: str, forward: HostFunction, backward: HostFunction, kept: Sequence[Value], gradients: Mapping[Value, int], results: int) -> str:
+def wiring_text(
+    title: str,
+    forward: HostFunction,
+    backward: HostFunction,
+    kept: Sequence[Value],
+    gradients: Mapping[Value, int],
+    results: int,
+) -> str:
     """The pair as a function on PyTorch's autograd tape.
 
     `kept` are the arrays of the forward that the backward takes; `gradients` says which of its results belongs to an input;

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keyword
 import re
 
-RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, "tl", "triton", "torch", "libdevice", "float", "range", "min", "max", "sum", "int"})
+RESERVED = frozenset(
+    {*keyword.kwlist, *keyword.softkwlist, "tl", "triton", "torch", "libdevice", "float", "range", "min", "max", "sum", "int"}
+)
 
 
 def identifier(text: str, fallback: str = "value") -> str:

@@ -30,6 +30,10 @@ class Guard:
     high: int
     step: int = 1
 
+    def never(self) -> bool:
+        low, high = self.index.bounds()
+        return not has_datum(self.index) and (high < self.low or low >= self.high)
+
     def always(self) -> bool:
         low, high = self.index.bounds()
         return self.step == 1 and not has_datum(self.index) and self.low <= low and high < self.high
@@ -87,7 +91,7 @@ def offset_of(access: Access) -> Index:
 
 
 def has_datum(index: Index) -> bool:
-    return any(isinstance(t, Datum) or isinstance(t, Part) and has_datum(t.index) for t, _ in index.terms)
+    return any(isinstance(t, Datum) or (isinstance(t, Part) and has_datum(t.index)) for t, _ in index.terms)
 
 
 class Puller:
@@ -113,12 +117,22 @@ class Puller:
         key = (value, index, guards)
         if key not in self._memo:
             if is_leaf(value) or self.stored(value):
-                access = Access(value, index, tuple(guard for guard in guards if not guard.always()))
-                axes = offset_of(access).axes.union(*(guard.index.axes for guard in access.guards))
-                self._memo[key] = Node("load", tuple(_data_of(index)), value.dtype, value, access, axes)
+                self._memo[key] = self._load(value, index, tuple(guard for guard in guards if not guard.always()))
             else:
                 self._memo[key] = self._build(value, index, guards)
         return self._memo[key]
+
+    def _load(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
+        """A read of memory. A guard on axes that the address does not depend on selects afterwards: it need not mask the read."""
+        along = offset_of(Access(value, index)).axes
+        after = tuple(guard for guard in guards if guard.index.axes and not guard.index.axes & along)
+        access = Access(value, index, tuple(guard for guard in guards if guard not in set(after)))
+        axes = along.union(*(guard.index.axes for guard in access.guards))
+        load = Node("load", tuple(_data_of((*index, *(guard.index for guard in access.guards)))), value.dtype, value, access, axes)
+        return self._select(value, after, load, self._zero(value))
+
+    def _zero(self, value: Value) -> Node:
+        return Node("constant", (), value.dtype, value, 0.0 if value.dtype.is_floating else 0)
 
     def _build(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
         if value in self.overrides:
@@ -129,6 +143,8 @@ class Puller:
         if isinstance(operation, Constant):
             return Node("constant", (), value.dtype, value, operation.value)
         if isinstance(operation, Iota):
+            if not index[0].terms:
+                return Node("constant", (), value.dtype, value, index[0].offset)
             return Node("position", tuple(_data_of(index)), value.dtype, value, index[0], index[0].axes)
         if isinstance(operation, Cast):
             x = self.at(value.operands[0], index, guards)
@@ -148,16 +164,23 @@ class Puller:
     def _view(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
         operation, x = value.operation, value.operands[0]
         if isinstance(operation, Broadcast):
-            return self.at(x, tuple(index[axis] if n != 1 else Index() for axis, n in zip(operation.axes, x.shape, strict=True)), guards)
+            return self.at(
+                x, tuple(index[axis] if n != 1 else Index() for axis, n in zip(operation.axes, x.shape, strict=True)), guards
+            )
         if isinstance(operation, structure.Permute):
             return self.at(x, tuple(index[operation.axes.index(axis)] for axis in range(x.ndim)), guards)
         if isinstance(operation, Reshape):
             return self.at(x, reshape_index(index, value.shape, x.shape), guards)
         if isinstance(operation, structure.Slice):
-            moved = tuple(i.scaled(step) + start for i, start, step in zip(index, operation.starts, operation.steps, strict=True))
+            moved = tuple(
+                i.scaled(step) + start for i, start, step in zip(index, operation.starts, operation.steps, strict=True)
+            )
             return self.at(x, moved, guards)
         if isinstance(operation, structure.Flip):
-            moved = tuple(i.scaled(-1) + (n - 1) if axis in operation.axes else i for axis, (i, n) in enumerate(zip(index, x.shape, strict=True)))
+            moved = tuple(
+                i.scaled(-1) + (n - 1) if axis in operation.axes else i
+                for axis, (i, n) in enumerate(zip(index, x.shape, strict=True))
+            )
             return self.at(x, moved, guards)
         if isinstance(operation, structure.Pad):
             return self._pad(value, operation, index, guards)
@@ -165,7 +188,9 @@ class Puller:
             return self._concatenate(value, operation, index, guards)
         if isinstance(operation, structure.Gather):
             return self._gather(value, operation, index, guards)
-        raise UnsupportedError(f"no kernel can be made for {operation.name}", source=value.source, advice="Use backend='numpy'.")
+        raise UnsupportedError(
+            f"no kernel can be made for {operation.name}", source=value.source, advice="Use backend='numpy'."
+        )
 
     def _pad(self, value: Value, pad: structure.Pad, index: Indices, guards: tuple[Guard, ...]) -> Node:
         inside, moved = [], []
@@ -174,22 +199,22 @@ class Puller:
             inside.append(Guard(i, low, low + (n - 1) * step + 1 if n else low, step))
             moved.append(floor_divide(i + (-low), step))
         needed = tuple(guard for guard in inside if not guard.always())
-        zero = Node("constant", (), value.dtype, value, 0.0 if value.dtype.is_floating else 0)
-        return self._select(value, needed, self.at(value.operands[0], tuple(moved), (*guards, *needed)), zero)
+        if any(guard.never() for guard in needed):
+            return self._zero(value)
+        return self._select(value, needed, self.at(value.operands[0], tuple(moved), (*guards, *needed)), self._zero(value))
 
     def _concatenate(self, value: Value, concatenate: structure.Concatenate, index: Indices, guards: tuple[Guard, ...]) -> Node:
         axis, stop = concatenate.axis, value.shape[concatenate.axis]
         result: Node | None = None
-        for x in reversed([x for x in value.operands if x.shape[concatenate.axis]]):
-            start = stop - x.shape[axis]
-            guard = Guard(index[axis], start, stop)
-            moved = tuple(i + (-start) if d == axis else i for d, i in enumerate(index))
-            part = self.at(x, moved, guards if guard.always() else (*guards, guard))
-            low = Guard(index[axis], start, value.shape[axis])
-            result = part if result is None else self._select(value, (Guard(index[axis], 0, stop),), part, result)
-            stop = low.low
-        assert result is not None
-        return result
+        for x in reversed(value.operands):
+            here = Guard(index[axis], stop - x.shape[axis], stop)
+            stop = here.low
+            if here.never() or here.low == here.high:
+                continue
+            moved = tuple(i + (-here.low) if d == axis else i for d, i in enumerate(index))
+            part = self.at(x, moved, guards if here.always() else (*guards, here))
+            result = part if result is None else self._select(value, (Guard(index[axis], 0, here.high),), part, result)
+        return result if result is not None else self._zero(value)
 
     def _select(self, value: Value, guards: tuple[Guard, ...], chosen: Node, other: Node) -> Node:
         """`chosen` where the guards hold; a plain load is already zero where its guards fail."""
@@ -223,9 +248,13 @@ class Puller:
             x = self.at(value.operands[0], index)
             if len(own[operation.axis]) > 1:
                 raise UnsupportedError("a cumulative sum along a split axis", source=value.source)
-            return Node("scan", (x,), value.dtype, value, (own[operation.axis], operation.reverse), x.axes | set(own[operation.axis]))
+            return Node(
+                "scan", (x,), value.dtype, value, (own[operation.axis], operation.reverse), x.axes | set(own[operation.axis])
+            )
         inner, outer = iter(summed), iter(own)
-        full = tuple(index_over(next(inner) if axis in operation.axes else next(outer)) for axis in range(value.operands[0].ndim))
+        full = tuple(
+            index_over(next(inner) if axis in operation.axes else next(outer)) for axis in range(value.operands[0].ndim)
+        )
         x = self.at(value.operands[0], full)
         return Node("reduce", (x,), value.dtype, value, (operation.kind, flat), x.axes - set(flat))
 

@@ -19,7 +19,14 @@ PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_siz
 
 
 class Positions:
-    def __init__(self, axes: tuple[KernelAxis, ...], names: Names, root: Scope, wide: frozenset[KernelAxis], compute: Callable[[Any, Scope], Variable]):
+    def __init__(
+        self,
+        axes: tuple[KernelAxis, ...],
+        names: Names,
+        root: Scope,
+        wide: frozenset[KernelAxis],
+        compute: Callable[[Any, Scope], Variable],
+    ):
         self.axes, self.names, self.root, self.wide, self.compute = axes, names, root, wide, compute
         self.parameters: dict[str, tuple[str, int]] = {}
         self._numbers: dict[int, str] = {}
@@ -125,6 +132,10 @@ class Positions:
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         return _expand(f"in_{self._variables[axis]}", axis, axes)
 
+    def whole(self, axis: KernelAxis, axes: tuple[KernelAxis, ...]) -> str:
+        """The position along an axis, over tile dimensions `axes`."""
+        return _expand(self._variables[axis], axis, axes)
+
     def first_program(self, axis: KernelAxis) -> str:
         return f"{self._programs[axis]} == 0"
 
@@ -171,7 +182,9 @@ class Positions:
                 run = []
         return parts + self._run(axis, run, steps, axes, scope)
 
-    def _run(self, axis: KernelAxis, run: list[Axis], steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope) -> list[str]:
+    def _run(
+        self, axis: KernelAxis, run: list[Axis], steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope
+    ) -> list[str]:
         if not run:
             return []
         first, last = axis.axes.index(run[0]), axis.axes.index(run[-1])

@@ -55,7 +55,11 @@ def _reduce(value: Value) -> Value:
     kind = value.operation.kind
     if kind in ("any", "all"):
         flags = cast(value.operands[0], types.int32)
-        return cast(apply(Reduce("max" if kind == "any" else "min", value.operation.axes), flags), types.bool_) if value.operands[0].size else value
+        return (
+            cast(apply(Reduce("max" if kind == "any" else "min", value.operation.axes), flags), types.bool_)
+            if value.operands[0].size
+            else value
+        )
     return _first_match(value) if kind.startswith("arg") else value
 
 

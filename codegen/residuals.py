@@ -75,7 +75,13 @@ def _residual(value: Value, outputs: frozenset[Value]) -> Residual:
     if value in outputs:
         return Residual(value, stand_in, "an output: kept for nothing")
     heavy = isinstance(value.operation, HEAVY)
-    return Residual(value, stand_in, "computed by a reduction or product, which is not repeated" if heavy else "cheaper to keep than what it is computed from")
+    return Residual(
+        value,
+        stand_in,
+        "computed by a reduction or product, which is not repeated"
+        if heavy
+        else "cheaper to keep than what it is computed from",
+    )
 
 
 def _cost(value: Value, outputs: frozenset[Value]) -> int:

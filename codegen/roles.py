@@ -82,7 +82,11 @@ class Setting:
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
     products = [stage for stage in stages if stage.heavy is not None and stage.heavy.kind == "dot"]
-    plans = [_product_plan(stages, products, setting)] if products else [_row_plan(stages, grid, setting) for grid in _grids(stages)]
+    plans = (
+        [_product_plan(stages, products, setting)]
+        if products
+        else [_row_plan(stages, grid, setting) for grid in _grids(stages)]
+    )
     return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
 
 
@@ -91,7 +95,7 @@ def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
     yield frozenset()
     seen: set[frozenset[Axis]] = {frozenset()}
     for stage in stages:
-        scanned = {axis for axis in (stage.heavy.detail[0] if stage.heavy is not None and stage.heavy.kind == "scan" else ())}
+        scanned = set(stage.heavy.detail[0] if stage.heavy is not None and stage.heavy.kind == "scan" else ())
         for grid in (frozenset(stage.own) - scanned, (frozenset(stage.own) | frozenset(stage.reduced)) - scanned):
             if grid not in seen:
                 seen.add(grid)
@@ -181,7 +185,10 @@ def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[V
     longest = max(runs, key=lambda run: prod(a.size for a in run))
     if any(frozenset(stage.own) & frozenset(longest) for stage in stages if stage.value in partial):
         return None
-    if any(stage.heavy is not None and stage.heavy.kind == "scan" and frozenset(stage.heavy.detail[0]) & frozenset(longest) for stage in stages):
+    if any(
+        stage.heavy is not None and stage.heavy.kind == "scan" and frozenset(stage.heavy.detail[0]) & frozenset(longest)
+        for stage in stages
+    ):
         return None
     rest = beside * prod(axis.block for axis in held if axis.axes != longest)
     if rest * 16 > 4 * ROW_TILE:
@@ -210,7 +217,11 @@ def _grid_axes(
     runs = _runs(stages, [axis for axis in grid if axis not in split]) + ([shared_out] if shared_out else [])
     runs.sort(key=lambda run: grid.index(run[-1]))
     blocks = _grid_blocks(stages, runs, split, held)
-    others = prod(max(1, -(-prod(a.size for a in run) // block)) for run, block in zip(runs, blocks, strict=True) if not frozenset(run) & split)
+    others = prod(
+        max(1, -(-prod(a.size for a in run) // block))
+        for run, block in zip(runs, blocks, strict=True)
+        if not frozenset(run) & split
+    )
     parts = max(1, (device.processors if held else 2 * device.processors) // max(1, min(others, 2 * device.processors)))
     return tuple(
         KernelAxis("", run, "split" if frozenset(run) & split else "grid", block, parts if frozenset(run) & split else 1)
@@ -218,7 +229,9 @@ def _grid_axes(
     )
 
 
-def _grid_blocks(stages: Sequence[Stage], runs: list[tuple[Axis, ...]], split: frozenset[Axis], held: tuple[KernelAxis, ...]) -> list[int]:
+def _grid_blocks(
+    stages: Sequence[Stage], runs: list[tuple[Axis, ...]], split: frozenset[Axis], held: tuple[KernelAxis, ...]
+) -> list[int]:
     """Tile extents of the grid axes, the innermost filled first. The axis along memory gets at least 32 where it is a grid axis."""
     wanted = ROW_TILE if held else 4096 if split else 1024
     tile = held_tile(stages, held)
@@ -339,8 +352,19 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
     if max(node.dtype.itemsize for node in products) == 4:
         return [(64, 64, 32), (32, 32, 32)]
     corners = frozenset((*dot.rows, *dot.columns))
-    beside = sum(1 for node in nodes if node.kind == "load" and frozenset(dot.rows) & node.axes and frozenset(dot.columns) & node.axes and node.axes <= corners)
-    pressure = len(products) + beside + max(0, sum(len(_loads_within(x)) for node in products for x in node.operands) - 2 * len(products)) // 2
+    beside = sum(
+        1
+        for node in nodes
+        if node.kind == "load"
+        and frozenset(dot.rows) & node.axes
+        and frozenset(dot.columns) & node.axes
+        and node.axes <= corners
+    )
+    pressure = (
+        len(products)
+        + beside
+        + max(0, sum(len(_loads_within(x)) for node in products for x in node.operands) - 2 * len(products)) // 2
+    )
     return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, max(0, pressure - 1)) :]
 
 
@@ -369,7 +393,17 @@ def _finish(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: froz
     rate = _matrix_rate(stages, axes, setting.device) if any(map(_is_dot, stages)) else setting.device.vector_rate
     seconds = _seconds(moved, flops / rate, programs, bool(partial), setting.device)
     named = _named(axes)
-    return Plan(tuple(stages), named, partial, stored, _warps(named, stages), 3 if any(map(_is_dot, stages)) else 1, tuple(reads.items()), seconds, flops)
+    return Plan(
+        tuple(stages),
+        named,
+        partial,
+        stored,
+        _warps(named, stages),
+        3 if any(map(_is_dot, stages)) else 1,
+        tuple(reads.items()),
+        seconds,
+        flops,
+    )
 
 
 def _is_dot(stage: Stage) -> bool:
@@ -448,7 +482,9 @@ def _named(axes: tuple[KernelAxis, ...]) -> tuple[KernelAxis, ...]:
 
     if any(axis.name for axis in axes):
         return axes
-    kinds = ["at"] if len(axes) == 1 and axes[0].role in ("grid", "split") else ["row"] * (len(axes) - 1) + ["column"] * bool(axes)
+    kinds = (
+        ["at"] if len(axes) == 1 and axes[0].role in ("grid", "split") else ["row"] * (len(axes) - 1) + ["column"] * bool(axes)
+    )
     counts = {kind: kinds.count(kind) for kind in kinds}
     seen: dict[str, int] = {}
     result = []

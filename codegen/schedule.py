@@ -223,9 +223,12 @@ def _merge(stages: list[Stage], state: State, done: list[Scheduled], device: Dev
 
     def offer(group: frozenset[Value]) -> None:
         for partner in {groups.group[p] for value in group for p in groups.partners(value)} - {group}:
-            pair = (group, partner) if groups.position[min(group, key=groups.position.__getitem__)] <= groups.position[
-                min(partner, key=groups.position.__getitem__)
-            ] else (partner, group)
+            pair = (
+                (group, partner)
+                if groups.position[min(group, key=groups.position.__getitem__)]
+                <= groups.position[min(partner, key=groups.position.__getitem__)]
+                else (partner, group)
+            )
             if pair not in savings:
                 savings[pair] = groups.saving(*pair)
 

@@ -14,7 +14,25 @@ from gradc.codegen.roles import KernelAxis
 INDENT = "    "
 COMMENT_COLUMN = 84
 ATOM = 10  # how tightly a name, a call or a subscript binds; operators bind less (Python's precedence)
-BINDING = {"==": 1, "!=": 1, "<": 1, "<=": 1, ">": 1, ">=": 1, "|": 2, "^": 3, "&": 4, "<<": 5, ">>": 5, "+": 6, "-": 6, "*": 7, "/": 7, "//": 7, "%": 7}
+BINDING = {
+    "==": 1,
+    "!=": 1,
+    "<": 1,
+    "<=": 1,
+    ">": 1,
+    ">=": 1,
+    "|": 2,
+    "^": 3,
+    "&": 4,
+    "<<": 5,
+    ">>": 5,
+    "+": 6,
+    "-": 6,
+    "*": 7,
+    "/": 7,
+    "//": 7,
+    "%": 7,
+}
 UNARY = 8
 
 

@@ -18,6 +18,7 @@ from gradc.leaves import Cast, Reshape
 from gradc.types import DType
 
 HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
+MOVES = (structure.Slice, structure.Pad, structure.Flip, structure.Concatenate, structure.Gather)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,7 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     values = [value for value in state.values() if value not in state.stored]
     kept = dict.fromkeys(value for value in _representatives(values, state) if value not in state.stored)
     kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
+    kept |= dict.fromkeys(_read_at_many_places(values, kept, state))
     position = {value: i for i, value in enumerate(values)}
     return [_stage(value, axes, kept, state) for value in sorted(kept, key=position.__getitem__)]
 
@@ -112,6 +114,24 @@ def _representatives(values: list[Value], state: State) -> Iterable[Value]:
     for value in values:
         if isinstance(value.operation, HEAVY) and not is_leaf(value):
             yield _advance(value, users, outputs, light)
+
+
+MOST_PLACES = 4  # indices at which an expression is repeated in one kernel before it is stored instead
+
+
+def _read_at_many_places(values: list[Value], kept: Mapping[Value, None], state: State) -> list[Value]:
+    """Elementwise results that views read at so many different indices that repeating them would blow the text up."""
+    users, places, found = users_of(values), dict.fromkeys(values, 1), []
+    for value in reversed(values):
+        if value in kept or is_leaf(value) or value in state.overrides:
+            continue
+        same = max((places[user] for user in users[value] if not isinstance(user.operation, MOVES)), default=0)
+        moved = sum(places[user] for user in users[value] if isinstance(user.operation, MOVES))
+        places[value] = max(1, same + moved)
+        if places[value] > MOST_PLACES and isinstance(value.operation, ops.Elementwise | structure.Concatenate) and value.size > 1:
+            places[value] = 1
+            found.append(value)
+    return found
 
 
 def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value], light: set[Value]) -> Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradc.errors import DTypeError, GradcError, ShapeError, TraceError, UnsupportedError, VerificationError
+from gradc import transforms
 from gradc.check import check_grads, numdiff
+from gradc.errors import DTypeError, GradcError, ShapeError, TraceError, UnsupportedError, VerificationError
 from gradc.jacobians import hessian, jacfwd, jacrev, vmap
 from gradc.language import *  # noqa: F403
 from gradc.transforms import grad, jvp, linearize, stop_gradient, value_and_grad, vjp
@@ -46,6 +47,13 @@ def __getattr__(name: str) -> Any:
         globals()[name] = getattr(import_module(LAZY_NAMES[name]), name)
         return globals()[name]
     raise AttributeError(f"module 'gradc' has no attribute {name!r}")
+
+
+def _run(function: Any, args: tuple, kwargs: dict) -> Any:
+    return import_module("gradc.runtime.compile").run_once(function, args, kwargs)
+
+
+transforms.runner = _run
 
 
 def __dir__() -> list[str]:

@@ -26,6 +26,7 @@ def _package_folders() -> tuple[str, ...]:
 
 
 PACKAGE_FOLDERS = _package_folders()
+SHIPPED_PROGRAMS = (f"{os.sep}demo{os.sep}digits.py",)  # written in the language, so their lines are shown as a user's are
 LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "numpy"))
 GO_BETWEENS = tuple(f"{os.sep}{name}" for name in ("functools.py", "contextlib.py", f"optree{os.sep}ops.py"))
 
@@ -67,7 +68,7 @@ def _characters(line: str, column: int) -> int:
 @cache
 def is_internal(file: str) -> bool:
     """Whether a file belongs to gradc itself (its frames are never shown to the user as theirs)."""
-    return file.startswith(PACKAGE_FOLDERS)
+    return file.startswith(PACKAGE_FOLDERS) and not file.endswith(SHIPPED_PROGRAMS)
 
 
 @cache

@@ -168,7 +168,9 @@ def users_of(values: Sequence[Value]) -> dict[Value, list[Value]]:
     return users
 
 
-def rebuild(outputs: Iterable[Value], replace: Mapping[Value, Value], rule: Callable[[Value], Value] = lambda value: value) -> dict[Value, Value]:
+def rebuild(
+    outputs: Iterable[Value], replace: Mapping[Value, Value], rule: Callable[[Value], Value] = lambda value: value
+) -> dict[Value, Value]:
     """Copies what `outputs` need with `replace` substituted, passing each copied Value through `rule`; returns old to new."""
     new: dict[Value, Value] = dict(replace)
     for value in topological(outputs):

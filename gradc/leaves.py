@@ -25,7 +25,9 @@ class Structural:
 
     name = ""
     linear: tuple[int, ...] = (0,)
-    jointly_linear = False  # linear in all its linear operands together (as concatenation), not in each by itself (as a product)
+    jointly_linear = (
+        False  # linear in all its linear operands together (as concatenation), not in each by itself (as a product)
+    )
 
     @property
     def parameters(self) -> str:

@@ -83,7 +83,7 @@ def signature_key(args: tuple, kwargs: dict, static: StaticNames = NOTHING_STATI
             key.append((leaf.shape, leaf.dtype, None if leaf.is_contiguous() else leaf.stride()))
         elif kind == NUMPY:
             arrays.append(leaf)
-            key.append((leaf.shape, leaf.dtype, None if leaf.flags.c_contiguous else leaf.strides))
+            key.append((leaf.shape, leaf.dtype, None))  # NumPy arrays are copied row-major to where kernels run
         elif kind == ABSTRACT:
             arrays.append(leaf)
             key.append((leaf.shape, leaf.dtype, getattr(leaf, "strides", None)))
@@ -118,8 +118,7 @@ def spec_of(array: Any) -> Spec:
     dtype, shape = types.as_dtype(array.dtype), tuple(array.shape)
     if isinstance(array, Value):
         return Spec(shape, dtype)
-    strides = array.stride() if hasattr(array, "stride") else tuple(step // array.itemsize for step in array.strides)
-    return types.spec(shape, dtype, strides=tuple(strides))
+    return types.spec(shape, dtype, strides=tuple(array.stride()) if hasattr(array, "stride") else None)
 
 
 def leaf_names(function: Callable, args: tuple, kwargs: dict) -> list[str]:

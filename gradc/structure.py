@@ -99,7 +99,9 @@ class Pad(Structural):
 
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         sizes = value.operands[0].shape
-        stops = tuple(a + max(0, (n - 1) * (i + 1) + 1 if n else 0) for n, a, i in zip(sizes, self.low, self.interior, strict=True))
+        stops = tuple(
+            a + max(0, (n - 1) * (i + 1) + 1 if n else 0) for n, a, i in zip(sizes, self.low, self.interior, strict=True)
+        )
         return (apply(Slice(self.low, stops, tuple(i + 1 for i in self.interior)), cotangent),)
 
 
@@ -182,7 +184,9 @@ class Gather(Structural):
     def result(self, x: Value, index: Value) -> tuple[Shape, DType]:
         if not index.dtype.is_integer:
             raise DTypeError(f"indices are integers, got {index.dtype}")
-        fits = x.ndim == index.ndim and all(i == self.axis or m in (1, n) for i, (n, m) in enumerate(zip(x.shape, index.shape, strict=True)))
+        fits = x.ndim == index.ndim and all(
+            i == self.axis or m in (1, n) for i, (n, m) in enumerate(zip(x.shape, index.shape, strict=True))
+        )
         if not fits:
             raise ShapeError(f"indices of shape {index.shape} do not fit an array of shape {x.shape} along axis {self.axis}")
         return (*x.shape[: self.axis], index.shape[self.axis], *x.shape[self.axis + 1 :]), x.dtype
@@ -358,7 +362,9 @@ class Contract(Structural):
         sizes: dict[int, int] = {}
         for label, size in (*zip(self.lhs, x.shape, strict=True), *zip(self.rhs, y.shape, strict=True)):
             if sizes.setdefault(label, size) != size:
-                raise ShapeError(f"contracting {x.shape} with {y.shape} as {self.subscripts}: {sizes[label]} does not match {size}")
+                raise ShapeError(
+                    f"contracting {x.shape} with {y.shape} as {self.subscripts}: {sizes[label]} does not match {size}"
+                )
         if x.dtype != y.dtype:
             raise DTypeError(f"contracting {x.dtype} with {y.dtype}", advice="Cast one of them with astype.")
         return tuple(sizes[label] for label in self.out), x.dtype
@@ -436,7 +442,6 @@ class Keep(Marker):
     """Must be the very bits the forward used: kept for the backward, never recomputed (ties of a max are found by equality)."""
 
     name = "keep"
-
 
 
 def sum_to(x: Value, axes: tuple[int, ...]) -> Value:

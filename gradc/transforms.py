@@ -19,7 +19,7 @@ from gradc.errors import DTypeError, GradcError, ShapeError, TraceError, Unsuppo
 from gradc.interpret import evaluate
 from gradc.ir import Value, apply
 from gradc.language.arguments import value_of
-from gradc.language.calls import describe, in_kind
+from gradc.language.calls import describe
 from gradc.language.elementwise import stop_gradient as _stop_gradient
 from gradc.leaves import cast, constant, is_array, is_scalar
 from gradc.signature import is_dynamic
@@ -153,16 +153,17 @@ def is_traced(arguments: Any) -> bool:
 
 
 def run_traced(function: Function, args: tuple, kwargs: dict) -> Any:
-    """The function's results on arrays, of the arrays' kind: traced, then evaluated by the reference interpreter."""
+    """The function's results on arrays, of the arrays' kind: NumPy by the reference, torch tensors as a compiled function runs."""
     arrays = [leaf for leaf in optree.tree_leaves((args, kwargs)) if is_dynamic(leaf)]
-    tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
-    if any(getattr(tensor, "requires_grad", False) for tensor in tensors):
-        raise UnsupportedError(
-            "a transform called at once is not recorded on torch's autograd tape",
-            advice="Put it in a function decorated with @gradc.compile, or detach the tensors.",
-        )
+    if not all(isinstance(array, np.ndarray | np.generic) for array in arrays):
+        return runner(function, args, kwargs)
     traced = trace(function, args, kwargs)
-    return traced.results([in_kind(array, tensors) for array in evaluate(traced.graph, arrays)])
+    return traced.results(evaluate(traced.graph, arrays))
+
+
+def runner(function: Function, args: tuple, kwargs: dict) -> Any:
+    """Runs a function on torch tensors. The face of the package puts the compiler's in its place."""
+    raise UnsupportedError("a transform on torch tensors needs the compiler", advice="Import gradc, not a part of it.")
 
 
 def checked(function: Function, what: str) -> Function:

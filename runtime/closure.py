@@ -37,7 +37,7 @@ def _is_filled(cell: Any) -> bool:
 
 def _counts(value: Any) -> bool:
     """Globals that are data; modules, classes and functions are taken as they are."""
-    return isinstance(value, PLAIN) and value is not None or isinstance(value, tuple | list | dict) or is_array(value)
+    return (isinstance(value, PLAIN) and value is not None) or isinstance(value, tuple | list | dict) or is_array(value)
 
 
 def _key(value: Any) -> Hashable:

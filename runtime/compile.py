@@ -110,6 +110,13 @@ class Compiled(Generic[P, R]):
             raise
 
 
+def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
+    """The function's results, traced for this one call; a transform called on arrays ends here."""
+    _, arrays = signature_key(args, kwargs)
+    traced, graph = program_of(function, args, kwargs)
+    return results_of(Prepared(traced, Executable(graph, resolve_backend("auto", arrays))), arrays)
+
+
 def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[str] = ()) -> tuple[Traced, Graph]:
     """The traced function and its normalised graph."""
     traced = trace(function, args, kwargs, static)
@@ -195,6 +202,8 @@ def compile(
     if backend not in BACKENDS:
         raise UnsupportedError(f"there is no backend {backend!r}", advice=f"Use one of: {', '.join(BACKENDS)}.")
     if tune != "none" or dynamic is not None or not deterministic:
-        raise UnsupportedError("dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are.")
+        raise UnsupportedError(
+            "dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are."
+        )
     options = Options(backend, (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames))
     return Compiled(function, options) if function is not None else lambda wrapped: Compiled(wrapped, options)

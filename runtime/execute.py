@@ -76,7 +76,9 @@ class Executable:
                 self._partitions[wrt] = differentiate(self.graph, wrt)
             return self._partitions[wrt]
 
-    def _evaluated(self, inputs: Sequence[Any], outputs: Sequence[Any], arrays: Sequence[Any], exact_after: int | None = None) -> tuple[Any, ...]:
+    def _evaluated(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], arrays: Sequence[Any], exact_after: int | None = None
+    ) -> tuple[Any, ...]:
         """By the reference. Results from `exact_after` on are kept as computed, not rounded to 16 bits."""
         given = {value: to_numpy(array) for value, array in zip(inputs, arrays, strict=True)}
         results = evaluate_values(outputs, given)
@@ -85,10 +87,14 @@ class Executable:
 
     def _launched(self, plan: Plan, function: str, arrays: Sequence[Any]) -> tuple[Any, ...]:
         if self.backend == "interpret":
-            return interpret(plan.source, function, [to_torch(array, "cpu") for array in arrays] or ["cpu"])
+            return interpret(plan.source, function, self._tensors(arrays, "cpu"))
         device = next((array.device for array in arrays if getattr(array, "is_cuda", False)), "cuda")
-        tensors = [to_torch(array, device) for array in arrays] or [device]
-        return getattr(load_module(plan.source), function)(*tensors)
+        return getattr(load_module(plan.source), function)(*self._tensors(arrays, device))
+
+    def _tensors(self, arrays: Sequence[Any], device: Any) -> list[Any]:
+        """The arguments of a host function. What the function closed over is passed row-major; no arguments: the device alone."""
+        foreign = {id(array) for array in self.literals}
+        return [(t.contiguous() if id(a) in foreign else t) for a in arrays for t in (to_torch(a, device),)] or [device]
 
 
 def to_torch(array: Any, device: Any) -> Any:
@@ -104,8 +110,8 @@ def to_torch(array: Any, device: Any) -> Any:
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """torch takes no negative strides and warns of read-only memory."""
-    return array if array.flags.writeable and all(step >= 0 for step in array.strides) else array.copy()
+    """Row-major, in this machine's byte order, and writeable: torch takes nothing else, or warns."""
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
 
 
 def from_torch(tensor: Any) -> np.ndarray:
@@ -119,7 +125,9 @@ def refuse_devices(arrays: Sequence[Any], backend: str) -> None:
     if len({device for device in devices if device != "cpu"}) > 1:
         raise UnsupportedError(f"the tensors are on {', '.join(sorted(devices))}", advice="Move them to one device.")
     if backend == "triton" and not _has_gpu():
-        raise UnsupportedError("backend='triton' needs a GPU, and torch finds none", advice="Use backend='interpret' or 'numpy'.")
+        raise UnsupportedError(
+            "backend='triton' needs a GPU, and torch finds none", advice="Use backend='interpret' or 'numpy'."
+        )
 
 
 def _has_gpu() -> bool:

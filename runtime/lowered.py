@@ -73,7 +73,11 @@ class Lowered:
     @cached_property
     def kernels(self) -> tuple[Kernel, ...]:
         """The emitted kernels in launch order, the forward's first."""
-        return tuple(_kernel(sequence, *pair) for sequence in self.program.sequences for pair in zip(sequence.scheduled, sequence.emitted, strict=True))
+        return tuple(
+            _kernel(sequence, *pair)
+            for sequence in self.program.sequences
+            for pair in zip(sequence.scheduled, sequence.emitted, strict=True)
+        )
 
     @cached_property
     def saved(self) -> tuple[Saved, ...]:
@@ -98,7 +102,9 @@ class Lowered:
 
     def build(self, target: str = "sm_90") -> tuple[Binary, ...]:
         """Cross-compiles every kernel, in parallel processes; needs triton, no GPU. Raises WorkerError if one does not compile."""
-        requests = [build_request(kernel, sequence.dtypes) for sequence in self.program.sequences for kernel in sequence.emitted]
+        requests = [
+            build_request(kernel, sequence.dtypes) for sequence in self.program.sequences for kernel in sequence.emitted
+        ]
         return build_kernels(self.source, requests, target) if requests else ()
 
     def export(self, path: str | Path) -> Path:
@@ -110,7 +116,9 @@ class Lowered:
 
 def _kernel(sequence: LaunchSequence, scheduled: Scheduled, emitted: Emitted) -> Kernel:
     moved = traffic(scheduled, sequence.identifiers, sequence.dtypes)
-    return Kernel(emitted.name, sequence.phase, emitted.source, schedule_line(scheduled), moved.reads, moved.writes, scheduled.plan.flops)
+    return Kernel(
+        emitted.name, sequence.phase, emitted.source, schedule_line(scheduled), moved.reads, moved.writes, scheduled.plan.flops
+    )
 
 
 def build_request(kernel: Emitted, dtypes: dict) -> BuildRequest:
@@ -120,7 +128,9 @@ def build_request(kernel: Emitted, dtypes: dict) -> BuildRequest:
         if argument.kind == "constexpr":
             signature[argument.name], constants[argument.name] = "constexpr", argument.value
         else:
-            signature[argument.name] = f"*{pointer_name(dtypes[argument.value])}" if argument.kind == "buffer" else integer_name(argument.value)
+            signature[argument.name] = (
+                f"*{pointer_name(dtypes[argument.value])}" if argument.kind == "buffer" else integer_name(argument.value)
+            )
             if argument.kind == "buffer" or argument.value % ALIGNMENT == 0:
                 divisible.append(argument.name)
     return BuildRequest(kernel.name, signature, constants, tuple(divisible), kernel.warps, kernel.pipeline)

@@ -19,13 +19,17 @@ EPSILON = {dtype: torch.finfo(dtype).eps for dtype in (torch.float16, torch.bflo
 LAYOUTS = ("contiguous", "strided", "transposed", "expanded", "offset")
 
 
-def tensor(*shape: int, dtype: Any = torch.float32, seed: int = 0, low: float | None = None, high: float | None = None) -> torch.Tensor:
+def tensor(
+    *shape: int, dtype: Any = torch.float32, seed: int = 0, low: float | None = None, high: float | None = None
+) -> torch.Tensor:
     """Standard normal numbers, or uniform ones between `low` and `high`; for integers, uniform between them (0 and 5)."""
     generator = np.random.default_rng((seed, *shape))
     if dtype == torch.bool:
         return torch.from_numpy(np.asarray(generator.random(shape) < 0.5))
     if not dtype.is_floating_point:
-        return torch.from_numpy(np.asarray(generator.integers(0 if low is None else low, 5 if high is None else high, shape))).to(dtype)
+        return torch.from_numpy(
+            np.asarray(generator.integers(0 if low is None else low, 5 if high is None else high, shape))
+        ).to(dtype)
     numbers = generator.standard_normal(shape) if low is None else generator.uniform(low, high, shape)
     return torch.from_numpy(np.asarray(numbers)).to(dtype)
 
@@ -36,7 +40,7 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
         wide = torch.full(tuple(2 * n for n in x.shape), 77, dtype=x.dtype)
         view = wide[tuple(slice(1, None, 2) for _ in x.shape)]
         return view.copy_(x) if x.ndim else x.clone()
-    if layout == "transposed":
+    if layout == "transposed" and x.ndim:
         return x.permute(*reversed(range(x.ndim))).contiguous().permute(*reversed(range(x.ndim)))
     if layout == "expanded" and x.ndim:
         return x[:1].contiguous().expand(x.shape)
@@ -54,7 +58,10 @@ def as_tuple(results: Any) -> tuple[torch.Tensor, ...]:
 
 
 def outputs_and_gradients(
-    function: Callable, arrays: Sequence[torch.Tensor], wrt: Sequence[int], cotangents: Callable[[int, torch.Tensor], torch.Tensor]
+    function: Callable,
+    arrays: Sequence[torch.Tensor],
+    wrt: Sequence[int],
+    cotangents: Callable[[int, torch.Tensor], torch.Tensor],
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What a function returns, and the gradients of its floating-point results' products with the cotangents."""
     leaves = [x.detach().requires_grad_(i in wrt) for i, x in enumerate(arrays)]
@@ -63,8 +70,12 @@ def outputs_and_gradients(
     chosen = [leaves[i] for i in wrt]
     if not recorded or not chosen:
         return [out.detach() for out in outputs], [torch.zeros_like(x) for x in chosen]
-    gradients = torch.autograd.grad([out for _, out in recorded], chosen, [cotangents(i, out) for i, out in recorded], allow_unused=True)
-    return [out.detach() for out in outputs], [torch.zeros_like(x) if g is None else g for g, x in zip(gradients, chosen, strict=True)]
+    gradients = torch.autograd.grad(
+        [out for _, out in recorded], chosen, [cotangents(i, out) for i, out in recorded], allow_unused=True
+    )
+    return [out.detach() for out in outputs], [
+        torch.zeros_like(x) if g is None else g for g, x in zip(gradients, chosen, strict=True)
+    ]
 
 
 def check(
@@ -91,7 +102,11 @@ def check(
         rounded = tensor(*out.shape, dtype=sloppiest, seed=100 + number).to(out.dtype)
         return laid_out(rounded, cotangent_layout)
 
-    compiled = gradc.compile(function, **(static or {})) if backend is None else gradc.compile(backend=backend, **(static or {}))(function)
+    compiled = (
+        gradc.compile(function, **(static or {}))
+        if backend is None
+        else gradc.compile(backend=backend, **(static or {}))(function)
+    )
     got, got_gradients = outputs_and_gradients(compiled, arrays, wrt, cotangent)
     exact = [x.double() if x.is_floating_point() else x for x in arrays]
     want, want_gradients = outputs_and_gradients(reference, exact, wrt, cotangent)

@@ -66,6 +66,9 @@ def test_values_are_not_known_while_tracing():
         (lambda x, y: int(x[0, 0]), "static arguments"),
         (lambda x, y: range(x[0, 0]), "static arguments"),
         (lambda x, y: x[0, 0].item(), "static arguments"),
+        (lambda x, y: gradc.sum(x, axis=y[0, 0]), "static arguments"),
+        (lambda x, y: x.reshape(y[0, 0]), "static arguments"),
+        (lambda x, y: gradc.zeros(y), "static arguments"),
         (lambda x, y: np.asarray(x), "functions of gradc"),
         (lambda x, y: np.linalg.norm(x), "function of gradc"),
         (lambda x, y: x.at[0].set("a"), "numpy.asarray"),
@@ -106,6 +109,9 @@ def test_no_frame_of_gradc_is_shown():
     with pytest.raises(TraceError) as info:
         gradc.take(np.ones(3), "a")
     assert not any(is_internal(file) for file in frames_of(info.value))
+    with pytest.raises(ShapeError, match="an axis is an integer, got 'rows'") as info:
+        gradc.sum(np.ones(3), axis="rows")
+    assert info.value.__context__ is not None  # gradc's own TypeError, which is not shown
     assert "During handling" not in "".join(traceback.format_exception(info.value))
 
 

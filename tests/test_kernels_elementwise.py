@@ -58,7 +58,10 @@ def torch_function(row: Any) -> Any:
 
 def points(numbers: list[float], arity: int, allowed: Any = lambda *_: True) -> list[np.ndarray]:
     """Every combination of the numbers as operands, one array per operand."""
-    return [np.array(part, np.float64) for part in zip(*(p for p in itertools.product(numbers, repeat=arity) if allowed(*p)), strict=True)]
+    return [
+        np.array(part, np.float64)
+        for part in zip(*(p for p in itertools.product(numbers, repeat=arity) if allowed(*p)), strict=True)
+    ]
 
 
 def through_a_kernel(row: Any, *arrays: np.ndarray) -> np.ndarray:
@@ -114,7 +117,9 @@ def test_gradients_at_special_numbers(row, dtype):
     got, want = (gradc.compile(backend=backend)(slopes)(*arrays) for backend in ("interpret", "numpy"))
     for number, (a, b) in enumerate(zip(got, want, strict=True)):
         wrong = differing(np.abs(a), np.abs(b), dtype)
-        said = [f"d{number} {row.name}{tuple(float(x[i]) for x in arrays)} is {a[i]}, not {b[i]}" for i in np.flatnonzero(wrong)[:8]]
+        said = [
+            f"d{number} {row.name}{tuple(float(x[i]) for x in arrays)} is {a[i]}, not {b[i]}" for i in np.flatnonzero(wrong)[:8]
+        ]
         assert not said, "\n".join(said)
 
 
@@ -155,7 +160,9 @@ def test_where_selects_whatever_the_other_branch_holds(dtype):
     yes, no = np.array([1, 0, 1, 1, 0]).astype(dtype), np.array([0, 1, 1, 0, 0]).astype(dtype)
     if np.dtype(dtype).kind == "f":
         no[0], yes[1] = NAN, INF
-    np.testing.assert_array_equal(gradc.compile(backend="interpret")(gradc.where)(condition, yes, no), np.where(condition, yes, no))
+    np.testing.assert_array_equal(
+        gradc.compile(backend="interpret")(gradc.where)(condition, yes, no), np.where(condition, yes, no)
+    )
 
 
 def test_the_branch_not_taken_has_no_gradient():

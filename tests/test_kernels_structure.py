@@ -164,7 +164,9 @@ def test_reductions_that_loop_or_split(name, axis, monkeypatch, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_reductions_in_other_dtypes(name, dtype):
-    check(lambda x: getattr(gradc, name)(x, axis=1), lambda x: REFERENCES[name](x, 1), tensor(3, 5, 6, dtype=dtype), factor=32.0)
+    check(
+        lambda x: getattr(gradc, name)(x, axis=1), lambda x: REFERENCES[name](x, 1), tensor(3, 5, 6, dtype=dtype), factor=32.0
+    )
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, (0, 1)], ids=str)
@@ -298,8 +300,18 @@ def test_matmul_in_other_dtypes(first, second, dtype):
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 def test_matmul_of_arrays_that_lie_otherwise(layout):
-    check(gradc.matmul, torch.matmul, tensor(17, 19), tensor(19, 18, seed=1), layout=layout, cotangent_layout=layout, factor=64.0)
-    check(gradc.matmul, torch.matmul, tensor(3, 5, 6), tensor(3, 6, 4, seed=1), layout=layout, cotangent_layout=layout, factor=64.0)
+    check(
+        gradc.matmul, torch.matmul, tensor(17, 19), tensor(19, 18, seed=1), layout=layout, cotangent_layout=layout, factor=64.0
+    )
+    check(
+        gradc.matmul,
+        torch.matmul,
+        tensor(3, 5, 6),
+        tensor(3, 6, 4, seed=1),
+        layout=layout,
+        cotangent_layout=layout,
+        factor=64.0,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "int8"])
@@ -419,7 +431,10 @@ FUNCTIONS = {
     "sum last": (lambda x: gradc.sum(x, axis=-1), lambda x: x.sum(-1)),
     "sum first": (lambda x: gradc.sum(x, axis=0), lambda x: x.sum(0)),
     "softmax": (lambda x: gradc.softmax(x, axis=-1), lambda x: x.softmax(-1)),
-    "normalised": (lambda x: x * gradc.rsqrt(gradc.mean(x * x, axis=0) + 1e-3), lambda x: x * torch.rsqrt((x * x).mean(0) + 1e-3)),
+    "normalised": (
+        lambda x: x * gradc.rsqrt(gradc.mean(x * x, axis=0) + 1e-3),
+        lambda x: x * torch.rsqrt((x * x).mean(0) + 1e-3),
+    ),
     "mean": (lambda x: gradc.mean(x * x, axis=-1), lambda x: (x * x).mean(-1)),
 }
 SHAPES = [(1,), (2,), (17,), (1, 1), (1, 9), (9, 1), (3, 33), (33, 3), (2, 1, 5), (2, 3, 4, 5), (1, 130), (130, 1)]

@@ -6,7 +6,7 @@ from operator import index
 from typing import Any
 
 from gradc import types
-from gradc.errors import DTypeError, ShapeError
+from gradc.errors import DTypeError, GradcError, ShapeError
 from gradc.ir import Value
 from gradc.leaves import as_value, cast, is_scalar, lift
 from gradc.types import Shape
@@ -31,9 +31,19 @@ def numeric(x: Any) -> Value:
     return value
 
 
+def integer(x: Any, what: str) -> int:
+    """An axis or a size as a Python int; ShapeError for anything that is not an integer."""
+    try:
+        return index(x)
+    except TypeError as error:
+        if isinstance(error, GradcError):  # an array that is being traced says so itself
+            raise
+        raise ShapeError(f"{what} is an integer, got {x!r}")  # noqa: B904 (gradc's own TypeError is not shown)
+
+
 def normal_axis(axis: Any, rank: int) -> int:
     """A possibly negative axis as one of 0..rank-1; ShapeError beyond."""
-    number = index(axis)
+    number = integer(axis, "an axis")
     if not -rank <= number < rank:
         raise ShapeError(f"axis {number} is out of range for an array of {rank} dimensions")
     return number % rank
@@ -51,7 +61,8 @@ def normal_axes(axis: Any, rank: int) -> tuple[int, ...]:
 
 def as_shape(shape: Any) -> Shape:
     """An int or a sequence of ints as a shape."""
-    return tuple(index(size) for size in shape) if hasattr(shape, "__iter__") else (index(shape),)
+    sizes = (shape,) if isinstance(shape, Value | str) or not hasattr(shape, "__iter__") else shape
+    return tuple(integer(size, "a size") for size in sizes)
 
 
 def filled_shape(shape: Any, size: int) -> Shape:

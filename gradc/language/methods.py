@@ -156,7 +156,7 @@ METHODS: dict[str, Any] = (
         "__abs__": _unary("abs ", "abs"),
         "__invert__": _unary("~", "bitwise_invert"),
         "__pos__": lambda self: self,
-            "__getitem__": _getitem,
+        "__getitem__": _getitem,
         "__iter__": _iterate,
         "__len__": _length,
         "__bool__": _refuse("the truth", BRANCH),

@@ -1,0 +1,352 @@
+"""The benchmarks' figures hold, their kernels build and are right, and the timing works without a GPU.
+
+Launches and bytes are gradc's own counts at the full shapes. Everything timing does but the CUDA calls runs here.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from rich.console import Console  # noqa: E402
+
+from benchmarks import __main__ as command  # noqa: E402
+from benchmarks import peers, run, timing  # noqa: E402
+from benchmarks.peers import Contender, by_compile, by_gradc, written_in_torch  # noqa: E402
+from benchmarks.timing import CudaTimer, HostTimer  # noqa: E402
+from benchmarks.workloads import WORKLOADS, workload  # noqa: E402
+
+NAMES = [row.name for row in WORKLOADS]
+
+# Still above the goal, held where they are so that a regression shows: launches, megabytes, megabytes saved. Lower a line
+# when its figures fall, and delete it when they reach the goal.
+ABOVE_THE_GOAL = {
+    "batch_norm": (2, 1849.70, 0.01),
+    "group_norm": (3, 1438.74, 0.02),
+    "logistic_regression": (4, 539.02, 0.27),
+    "linear_cross_entropy": (5, 2591.43, 524.36),
+    "attention_naive": (6, 3981.45, 537.93),
+    "moons_mlp": (7, 0.075, 0),
+}
+
+# Far below the goal, which would not show a regression: launches, megabytes.
+BELOW_THE_GOAL = {"mlp2": (6, 335.57), "embedding_pos": (3, 189.93)}
+
+# Lowering that takes longer than the second it should, or nearly: it grows with the cube of the number of parameters.
+SECONDS = {"adamw": 3}
+
+# What is still wrong with a built kernel. Delete a line when its test passes.
+PROBLEMS = {"kl_distill": "spills", "embedding_pos": "stores of less than 16 bytes"}
+
+SLOW = ("mlp2", "linear_cross_entropy", "attention_naive", "moons_mlp")
+
+
+@functools.cache
+def figures_of(name):
+    return run.launches(workload(name))
+
+
+def cases(names, slow=()):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
+
+
+# Launches and bytes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ABOVE_THE_GOAL])
+def test_launches_and_bytes_are_at_or_below_the_goal(name):
+    figures = figures_of(name)
+    assert figures["reached"], {key: figures[key] for key in ("launches", "bytes", "saved_new_bytes", "goal")}
+
+
+@pytest.mark.parametrize("name", ABOVE_THE_GOAL)
+def test_what_is_above_the_goal_is_no_worse_than_it_was(name):
+    figures = figures_of(name)
+    launches, megabytes, saved = ABOVE_THE_GOAL[name]
+    assert figures["launches"] <= launches
+    assert figures["bytes"] <= 1e6 * megabytes
+    assert figures["saved_new_bytes"] <= 1e6 * saved
+    assert not figures["reached"], f"{name} has reached its goal: delete its line"
+
+
+@pytest.mark.parametrize("name", BELOW_THE_GOAL)
+def test_what_is_below_the_goal_stays_there(name):
+    figures = figures_of(name)
+    launches, megabytes = BELOW_THE_GOAL[name]
+    assert figures["launches"] <= launches
+    assert figures["bytes"] <= 1e6 * megabytes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_workload_is_above_inductor_in_launches(name):
+    figures = figures_of(name)
+    assert figures["launches"] <= figures["inductor"]["launches"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lowering_takes_less_than_a_second(name):
+    """In processor time, the better of two: what other processes of a busy machine do shows less."""
+    times = []
+    for _ in range(2):
+        start = time.process_time()
+        workload(name).lower().source  # noqa: B018
+        times.append(time.process_time() - start)
+    assert min(times) < SECONDS.get(name, 1)
+
+
+def test_the_written_figures_are_those_of_this_program():
+    written = json.loads((command.RESULTS / "launches.json").read_text())["workloads"]
+    assert list(written) == NAMES, "run `make benchmarks`"
+    for name, figures in written.items():
+        now = figures_of(name)
+        assert (figures["launches"], figures["bytes"]) == (now["launches"], now["bytes"]), f"{name}: run `make benchmarks`"
+
+
+def test_emitting_takes_milliseconds_and_no_sympy():
+    """Processor time, with the compiler loaded; the goals are 100 ms and 1 s."""
+    found = run.emission(repeats=3)
+    assert found["rms_norm"]["best"]["processor"] < 0.1
+    assert found["mlp12"]["first"]["processor"] < 1
+    assert not any(program["imports_sympy"] for program in found.values())
+
+
+# Built kernels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("name", cases(NAMES, SLOW))
+def test_full_shape_kernels_build_without_a_problem(name, request):
+    """No spill, 16-byte accesses to large arrays, tensor cores for products of bfloat16, and a clean PTX policy."""
+    if name in PROBLEMS:
+        request.applymarker(pytest.mark.xfail(reason=PROBLEMS[name]))
+    binaries = run.build(workload(name))["binaries"]
+    assert {b["name"]: b["problems"] for b in binaries if b["problems"]} == {}
+
+
+@pytest.mark.triton
+def test_the_products_of_bfloat16_use_tensor_cores():
+    """So the check above had products to look at."""
+    kernels = {
+        name: [run.is_product(kernel) for kernel in workload(name).lower().kernels] for name in ("mlp2", "attention_naive")
+    }
+    assert all(sum(found) >= 4 for found in kernels.values()), kernels
+
+
+def test_problems_are_found():
+    large = SimpleNamespace(bytes=run.LARGE, dtype="bfloat16")
+    facts = {"spills": 8, "loads_128": False, "stores_128": False, "hgmma": False}
+    copying = SimpleNamespace(source="tl.load(", reads=(large,), writes=(large,))
+    multiplying = SimpleNamespace(source="tl.dot(", reads=(large,), writes=(large,))
+    assert run.problems(copying, facts) == ["spills 8 bytes", "no 128-bit load", "no 128-bit store"]
+    assert run.problems(multiplying, facts) == ["spills 8 bytes", "multiplies 16-bit matrices without HGMMA"]
+    assert run.problems(copying, {"spills": 0, "loads_128": True, "stores_128": True}) == []
+
+
+# Right results ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("name", NAMES)
+def test_interpreted_kernels_are_right_at_small_odd_shapes(name):
+    row = workload(name)
+    found = timing.checked(timing.problem(row, row.small, "cpu"), by_gradc("interpret").make(row))
+    assert found["correct"], found
+
+
+def test_a_wrong_result_is_called_wrong():
+    row = workload("gelu")
+    given = timing.problem(row, row.small, "cpu")
+    assert timing.checked(given, written_in_torch(row))["correct"]
+    assert not timing.checked(given, lambda x: 1.02 * written_in_torch(row)(x))["correct"]
+    assert not timing.checked(given, lambda x: math.nan * x)["correct"]
+    assert not timing.checked(given, lambda x: torch.tanh(x))["correct"]
+
+
+# Timing -------------------------------------------------------------------------------------------------------------
+
+CEILINGS = {"bandwidth": 1e9, "matrix_rate": 1e12}
+EAGER = Contender("eager", written_in_torch)
+REFERENCE = by_gradc("numpy")
+
+
+def timed(names, contenders, timer=None, seconds=60.0, **options):
+    rows = [workload(name) for name in names]
+    report = {"device": "cpu", "ceilings": CEILINGS}
+    return timing.all_compared(
+        rows, contenders, timer or HostTimer(), report, seconds, sizes_of=lambda row: dict(row.small), **options
+    )
+
+
+@pytest.mark.triton
+def test_every_figure_is_measured():
+    with timing.fresh_caches():
+        report = timed(["rms_norm", "adamw"], [by_gradc("interpret"), EAGER])
+    for contender in report["workloads"]["rms_norm"]["contenders"].values():
+        assert contender["correct"]
+        assert contender["compile"]["cold"] > 0
+        assert {"graph", "wall", "peak_bytes"} == set(contender["step"])
+        for phase in ("forward", "backward"):
+            assert contender[phase]["kernel"] > 0
+            assert contender[phase]["fraction"] > 0
+    assert "backward" not in report["workloads"]["adamw"]["contenders"]["eager"]
+
+
+def test_a_report_is_printed_and_written(tmp_path, capsys):
+    report = timed(["huber"], [REFERENCE, EAGER])
+    command.write(report, tmp_path / "times.json")
+    assert json.loads((tmp_path / "times.json").read_text())["workloads"]["huber"]["contenders"]["gradc"]["correct"]
+    command.tables.times(report, Console(width=200))
+    assert "huber" in capsys.readouterr().out
+
+
+def test_what_fails_is_reported_and_stops_nothing(monkeypatch, capsys):
+    def refuse(row):
+        raise ValueError("not today")
+
+    monkeypatch.setattr(peers, "gelu", lambda x: x.no_such_attribute)
+    saved = []
+    report = timed(
+        ["gelu", "softmax"], [Contender("broken", refuse), EAGER], save=lambda found: saved.append(len(found["workloads"]))
+    )
+    assert "AttributeError" in report["workloads"]["gelu"]["error"]
+    assert report["workloads"]["softmax"]["contenders"]["broken"] == {"error": "ValueError: not today"}
+    assert report["workloads"]["softmax"]["contenders"]["eager"]["correct"]
+    assert saved == [1, 2]
+    command.tables.times(report, Console(width=200))
+    assert "not today" in capsys.readouterr().out
+
+
+def test_time_is_shared_out_and_no_more_is_taken():
+    """A clock that moves a second each time it is read."""
+    ticks = iter(range(10_000))
+    report = timed(["gelu", "softmax"], [EAGER, REFERENCE], HostTimer(lambda: float(next(ticks))), seconds=10)
+    for row in report["workloads"].values():
+        assert row["contenders"]["eager"].get("correct") or row["contenders"]["eager"]["skipped"]
+        assert row["contenders"]["gradc"] == {"skipped": "no time was left"}
+
+
+def test_the_least_bytes_are_what_a_phase_is_given_and_makes():
+    size = 8192 * 4096 * 2
+    floors = timing.floors(workload("softmax"), {"rows": 8192, "columns": 4096})
+    assert {phase: floor["bytes"] for phase, floor in floors.items()} == {"forward": 2 * size, "backward": 3 * size}
+
+
+@pytest.mark.slow
+def test_the_compiled_peer():
+    """By torch.compile without its code generator, which wants a C++ compiler here."""
+    report = timed(["rms_norm"], [by_compile("compiled", backend="aot_eager")])
+    assert report["workloads"]["rms_norm"]["contenders"]["compiled"]["correct"]
+
+
+class FakeCuda:
+    """Stands in for `torch.cuda`: a clock of its own that a delay and a graph's replay move."""
+
+    def __init__(self):
+        self.clock, self.allocated, self.captures = 0.0, 100, True
+
+    def Event(self, enable_timing):
+        event = SimpleNamespace(at=None)
+        event.record = lambda: (setattr(event, "at", self.clock), self.advance(1e-9))
+        event.elapsed_time = lambda end: 1e3 * (end.at - event.at)
+        return event
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: self.advance(0.25))
+
+    def Stream(self):
+        return SimpleNamespace(wait_stream=lambda other: None)
+
+    def stream(self, stream):
+        return timing.contextmanager(lambda: iter([stream]))()
+
+    def graph(self, graph):
+        if not self.captures:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return self.stream(graph)
+
+    def advance(self, seconds):
+        self.clock += seconds
+
+    current_stream = Stream
+
+    def synchronize(self): ...
+
+    def empty_cache(self): ...
+
+    def reset_peak_memory_stats(self): ...
+
+    def _sleep(self, cycles):
+        self.advance(1.0)
+
+    def memory_allocated(self):
+        return self.allocated
+
+    def max_memory_allocated(self):
+        return self.allocated + 40
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    monkeypatch.setattr(timing.torch, "cuda", fake)
+    monkeypatch.setattr(CudaTimer, "device", "cpu")
+    monkeypatch.setattr(CudaTimer, "FLUSHED", 16)
+    return fake
+
+
+def test_the_cuda_timer_counts_only_what_runs_between_its_events(cuda):
+    timer = CudaTimer()
+    assert timer.kernel(lambda: cuda.advance(0.5)) == pytest.approx(0.5)
+    assert timer.graph(lambda: cuda.advance(0.5)) == pytest.approx(0.25)
+    assert timer.peak(lambda: None) == 40
+    assert timer.wall(lambda: None) >= 0
+    cuda.captures = False
+    assert timer.graph(lambda: None) is None
+
+
+def test_the_whole_comparison_on_a_fake_gpu(cuda):
+    report = timed(["softmax"], [REFERENCE], CudaTimer())
+    assert report["workloads"]["softmax"]["contenders"]["gradc"]["correct"]
+    assert set(timing.ceilings(CudaTimer(), megabytes=1, side=16)) == set(CEILINGS)
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    assert command.main(["softmax", "--json", str(tmp_path / "figures.json")]) == 0
+    report = json.loads((tmp_path / "figures.json").read_text())
+    assert list(report["workloads"]) == ["softmax"]
+    assert {"date", "commit", "versions", "emission"} <= report.keys()
+    assert "softmax" in capsys.readouterr().out
+
+
+def test_the_command_says_what_there_is(capsys):
+    assert command.main(["sofmax"]) == 2
+    assert "logistic_regression" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_timing_without_a_gpu_is_refused():
+    with pytest.raises(SystemExit, match="needs a GPU"):
+        command.main(["softmax", "--time"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_timing_on_the_gpu(tmp_path):
+    assert command.main(["rms_norm", "--time", "--seconds", "60", "--json", str(tmp_path / "times.json")]) == 0
+    figures = json.loads((tmp_path / "times.json").read_text())["workloads"]["rms_norm"]["contenders"]
+    assert figures["gradc"]["correct"]
+
+
+def test_numbers_that_json_lacks_become_text():
+    assert command.finite({"a": [math.inf, 1.5, None]}) == {"a": ["inf", 1.5, None]}
