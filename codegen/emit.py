@@ -175,8 +175,16 @@ class _Kernel:
             here = [node for node in folded if level_of(node) == number]
             for node in here:
                 self.print.start_accumulator(scope, node)
+            sinks = [
+                *(node.operands[0] for node in along_carried if level_of(node) == number),
+                *(store.node for store in along_stores if levels[store.node] == number),
+                *(x for node in here for x in node.operands),
+            ]
+            scans = [node for node in walk(sinks) if node.kind == "scan" and frozenset(node.detail[0]) & frozenset(loop.axes)]
+            for node in scans:
+                self.print.start_scan(scope, node)
             body = Scope(scope, scope.bound | {loop})
-            self.print.open_loop(body, loop)
+            self.print.open_loop(body, loop, backwards=any(node.detail[1] for node in scans))
             for node in (*here, *(node for node in along_carried if level_of(node) == number)):
                 self.print.accumulate(body, node)
             for store in along_stores:

@@ -68,8 +68,8 @@ class Expressions:
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)
 
-    def open_loop(self, body: Scope, loop: KernelAxis) -> None:
-        self.positions.open_loop(body, loop)
+    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool) -> None:
+        self.positions.open_loop(body, loop, backwards)
 
     def arguments(self) -> tuple[Argument, ...]:
         pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]
@@ -104,7 +104,7 @@ class Expressions:
         home = self._home(node, operands, scope)
         text, axes, binding = self._text(node, operands, home)
         named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
-        if named or len(text) > INLINE_LENGTH:
+        if (named or len(text) > INLINE_LENGTH) and text != self._node_names.get(node):
             return self._assign(node, text, axes, home)
         return Variable(text, axes, home.depth, binding)
 
@@ -333,13 +333,31 @@ class Expressions:
         left = tuple(k for k in axes if k not in folded)
         scope.known[node] = self._assign(node, text, left, scope) if text != name else Variable(name, left, scope.depth)
 
+    def start_scan(self, scope: Scope, node: Node) -> None:
+        """What a running sum along a loop carries from tile to tile, before the loop."""
+        axes = tuple(k for k in self.tile_axes(node.axes) if not frozenset(k.axes) & frozenset(node.detail[0]))
+        name = self.accumulators[node][0] if node in self.accumulators else self.names.fresh(f"{self._wish(node)}_so_far")
+        shape = ", ".join(self.positions.block(k) for k in axes)
+        scope.add(f"{name} = tl.zeros([{shape}], {triton_dtype(node.dtype.compute)})")
+        self.accumulators[node] = (name, axes)
+
     def _scan(self, node: Node, x: Variable, scope: Scope) -> Printed:
-        (along,), reverse = node.detail
-        axis = next(k for k in self.axes if along in k.axes)
-        text, axes = x.text, x.axes
+        along, backwards = node.detail
+        axis = next(k for k in self.axes if along[0] in k.axes)
+        axes = self.tile_axes(node.axes)
+        text = x.expanded(axes, 0)
         if axis.overhangs and not self._zero_outside(node.operands[0], frozenset((axis,))):
             text = f"tl.where({self.positions.mask(axis, axes, scope)}, {text}, {zero(node.dtype)})"
-        return f"tl.cumsum({text}, axis={axes.index(axis)}{', reverse=True' if reverse else ''})", axes, ATOM
+        place = axes.index(axis)
+        running = f"tl.cumsum({text}, axis={place}{', reverse=True' if backwards else ''})"
+        if axis.role != "loop":
+            return running, axes, ATOM
+        name, kept = self.accumulators[node]
+        before = Variable(name, kept, scope.depth)
+        whole = self._name(node)
+        scope.add(f"{whole} = {before.expanded(axes)} + {running}", remark(node))
+        scope.add(f"{name} += tl.sum({text}, axis={place})")
+        return whole, axes, ATOM
 
     # Stores ----------------------------------------------------------------------------------------------------------
 

@@ -124,10 +124,13 @@ class Positions:
             body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
-    def open_loop(self, body: Scope, loop: KernelAxis) -> None:
+    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool = False) -> None:
+        """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards."""
         start = self._parts.setdefault((loop, -2, -2), self.names.fresh(f"{loop.name}_start"))
-        body.header = f"for {start} in range(0, {self.size(loop)}, {self.block(loop)}):"
-        self._define(body, loop, f"{start} + tl.arange(0, {self.block(loop)})")
+        size, step = self.size(loop), self.block(loop)
+        body.header = f"for {start} in range(0, {size}, {step}):"
+        first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
+        self._define(body, loop, f"{first} + tl.arange(0, {step})")
 
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         return _expand(f"in_{self._variables[axis]}", axis, axes)

@@ -11,7 +11,7 @@ from gradc import types
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild
 from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, cast, constant
 from gradc.ops import TABLE
-from gradc.structure import Gather, Keep, Permute, Reduce, ScatterAdd
+from gradc.structure import Cumulative, Gather, Keep, Permute, Reduce, ScatterAdd
 
 
 def prepare(graph: Graph) -> Graph:
@@ -96,6 +96,11 @@ def _gather(value: Value) -> Value:
     return apply(value.operation, x, _wrapped(index, x.shape[value.operation.axis]))
 
 
+def _scan(value: Value) -> Value:
+    """A running sum along one element is that element."""
+    return value.operands[0] if value.shape[value.operation.axis] <= 1 else value
+
+
 def _wrapped(index: Value, size: int) -> Value:
     """Negative indices counted from the end. Unsigned ones have none."""
     if index.dtype.kind == "uint":
@@ -104,4 +109,4 @@ def _wrapped(index: Value, size: int) -> Value:
 
 
 VIEWS = (Broadcast, Reshape, Permute, Cast)
-RULES: dict[type, Callable[[Value], Value]] = {Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}
+RULES: dict[type, Callable[[Value], Value]] = {Cumulative: _scan, Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}

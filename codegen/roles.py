@@ -102,6 +102,11 @@ def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
                 yield grid
 
 
+def scanned_axes(stage: Stage) -> frozenset[Axis]:
+    """The axis a running sum goes along."""
+    return frozenset(stage.heavy.detail[0]) if stage.heavy is not None and stage.heavy.kind == "scan" else frozenset()
+
+
 # Kernels without a product of matrices ------------------------------------------------------------------------------
 
 
@@ -125,6 +130,8 @@ def _row_plan(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting) 
 def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset[Value] | None:
     """The stages whose reduction runs across programs; None where some stage cannot be computed over this grid."""
     partial = set()
+    if any(grid & scanned_axes(stage) for stage in stages):
+        return None
     for stage in stages:
         own, reduced = frozenset(stage.own), frozenset(stage.reduced)
         if grid <= own:
@@ -185,10 +192,8 @@ def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[V
     longest = max(runs, key=lambda run: prod(a.size for a in run))
     if any(frozenset(stage.own) & frozenset(longest) for stage in stages if stage.value in partial):
         return None
-    if any(
-        stage.heavy is not None and stage.heavy.kind == "scan" and frozenset(stage.heavy.detail[0]) & frozenset(longest)
-        for stage in stages
-    ):
+    scans = {stage.heavy.detail for stage in stages if stage.heavy is not None and stage.heavy.kind == "scan"}
+    if any(frozenset(axes) & frozenset(longest) and axes != longest for axes, _ in scans) or len({backwards for _, backwards in scans}) > 1:
         return None
     rest = beside * prod(axis.block for axis in held if axis.axes != longest)
     if rest * 16 > 4 * ROW_TILE:

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gradc import transforms
-from gradc.check import check_grads, numdiff
 from gradc.errors import DTypeError, GradcError, ShapeError, TraceError, UnsupportedError, VerificationError
 from gradc.jacobians import hessian, jacfwd, jacrev, vmap
 from gradc.language import *  # noqa: F403
@@ -29,12 +28,18 @@ from gradc.types import (
 from gradc.types import bool_ as bool
 
 if TYPE_CHECKING:
+    from gradc.check import check_grads, numdiff
     from gradc.runtime.compile import compile
     from gradc.runtime.lowered import Lowered
 
 # What is loaded when it is first asked for: modules, and names with the module they stand in.
 LAZY_MODULES = ("nn", "optim", "random")
-LAZY_NAMES = {"compile": "gradc.runtime.compile", "Lowered": "gradc.runtime.lowered"}
+LAZY_NAMES = {
+    "Lowered": "gradc.runtime.lowered",
+    "check_grads": "gradc.check",
+    "compile": "gradc.runtime.compile",
+    "numdiff": "gradc.check",
+}
 
 newaxis, pi, e, inf, nan = None, 3.141592653589793, 2.718281828459045, float("inf"), float("nan")
 

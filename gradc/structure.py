@@ -17,7 +17,7 @@ import numpy as np
 from gradc import types
 from gradc.errors import DTypeError, ShapeError
 from gradc.ir import Value, apply
-from gradc.leaves import Broadcast, Cast, Reshape, Structural, cast
+from gradc.leaves import Broadcast, Cast, cast, constant, Iota, Reshape, Structural
 from gradc.ops import TABLE
 from gradc.table import Elementwise
 from gradc.types import DType, Shape
@@ -308,31 +308,44 @@ def fold(row: Elementwise, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return x
 
 
+RADIX = 32  # factors that are multiplied with each other at once in the derivative of a product
+
+
 def product_tangent(x: Value, tangent: Value, axes: tuple[int, ...]) -> Value:
-    """d(prod x) without dividing by x (which may be 0): halves are multiplied pairwise by the product rule, log2(n) times."""
+    """d(prod x) without dividing by x (which may be 0): each tangent times the product of the other factors.
+
+    The other factors of one are found in groups of RADIX, then the groups are factors themselves: n log n work, exact at zeros
+    to every order.
+    """
     kept = tuple(i for i in range(x.ndim) if i not in axes)
     shape = tuple(x.shape[i] for i in kept)
     flat = (*shape, prod(x.shape[i] for i in axes))
     value, tangent = (apply(Reshape(flat), apply(Permute((*kept, *axes)), v)) for v in (x, tangent))
     while value.shape[-1] > 1:
-        half = value.shape[-1] // 2
-        odd = value.shape[-1] - 2 * half
-        (a, da), (b, db), (c, dc) = (
-            (last_part(value, start, stop), last_part(tangent, start, stop))
-            for start, stop in ((0, half), (half, 2 * half), (2 * half, 2 * half + odd))
-        )
-        value, tangent = join_last(a * b, c), join_last(da * b + a * db, dc)
+        count = value.shape[-1]
+        size = min(RADIX, count)
+        groups = (*shape, -(-count // size), size)
+        value = apply(Reshape(groups), _filled(value, groups[-2] * size, 1))
+        tangent = apply(Reshape(groups), _filled(tangent, groups[-2] * size, 0))
+        last = value.ndim - 1
+        tangent = apply(Reduce("sum", (last,)), tangent * _product_of_others(value))
+        value = apply(Reduce("prod", (last,)), value)
     return apply(Reduce("sum", (value.ndim - 1,)), tangent)
 
 
-def last_part(x: Value, start: int, stop: int) -> Value:
-    """`x[..., start:stop]`"""
-    return apply(Slice((0,) * (x.ndim - 1) + (start,), (*x.shape[:-1], stop), (1,) * x.ndim), x)
+def _product_of_others(x: Value) -> Value:
+    """Along the last axis, the product of all elements but the one itself."""
+    pairs = (*x.shape, x.shape[-1])
+    ramp = apply(Iota(x.shape[-1], types.int32))
+    itself = TABLE["equal"](apply(Broadcast(pairs, (x.ndim - 1,)), ramp), apply(Broadcast(pairs, (x.ndim,)), ramp))
+    others = apply(Broadcast(pairs, (*range(x.ndim - 1), x.ndim)), x)
+    return apply(Reduce("prod", (x.ndim,)), TABLE["where"](itself, 1, others))
 
 
-def join_last(a: Value, b: Value) -> Value:
-    """`a` and `b` one after another along the last axis."""
-    return apply(Concatenate(a.ndim - 1), a, b) if b.shape[-1] else a
+def _filled(x: Value, size: int, value: int) -> Value:
+    """`x` with its last axis made up to `size` with a number."""
+    missing = size - x.shape[-1]
+    return apply(Concatenate(x.ndim - 1), x, constant(value, x.dtype, (*x.shape[:-1], missing))) if missing else x
 
 
 @dataclass(frozen=True)

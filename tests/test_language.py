@@ -218,6 +218,9 @@ def test_pad(mode):
     x = array(3, 4)
     for width in (0, 1, (2, 1), ((1, 2), (0, 3)), ((0, 0), (5, 7))):
         same(gradc.pad(x, width, mode), np.pad(x, width, mode))
+    if mode != "constant":
+        with pytest.raises(ShapeError, match="nothing to pad"):
+            gradc.pad(array(3, 0), 1, mode)
     same(gradc.pad(array(1), 2, "constant", constant_values=-1.5), np.pad(array(1), 2, constant_values=-1.5))
     same(gradc.pad(array(2, dtype=bool), 1, constant_values=True), np.pad(array(2, dtype=bool), 1, constant_values=True))
 
@@ -287,6 +290,22 @@ def test_python_numbers_are_weak():
         gradc.add(array(2, dtype=np.int8), 300)
     with pytest.raises(DTypeError, match="numeric"):
         gradc.add(np.ones(2, bool), np.ones(2, bool))
+
+
+def test_dtypes():
+    assert gradc.result_type(gradc.int8, array(2, dtype=np.uint8)) == gradc.int16
+    assert gradc.result_type("float16", 2.5) == gradc.float16
+    assert gradc.result_type(gradc.int8, 2.5) == gradc.float32
+    assert gradc.can_cast("int8", "float32")
+    assert not gradc.can_cast("float32", "int8")
+    assert not gradc.can_cast("int64", "uint64")
+    assert gradc.isdtype("bfloat16", "real floating")
+    assert gradc.isdtype(np.int8, ("bool", "signed integer"))
+    assert not gradc.isdtype(gradc.uint8, gradc.int8)
+    assert float(gradc.finfo("bfloat16").eps) == 2**-7
+    assert gradc.iinfo(array(2, dtype=np.int8)).max == 127
+    with pytest.raises(UnsupportedError, match=r"gradc\.where"):
+        gradc.nonzero(array(3))
 
 
 def test_selection():

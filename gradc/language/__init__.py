@@ -25,6 +25,18 @@ from gradc.language.creation import (
     zeros,
     zeros_like,
 )
+from gradc.language.dtypes import (
+    can_cast,
+    finfo,
+    iinfo,
+    isdtype,
+    nonzero,
+    result_type,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from gradc.language.elementwise import FUNCTIONS, clip, nan_to_num, positive, stop_gradient, where
 from gradc.language.indexing import take, take_along_axis
 from gradc.language.linear import dot, einsum, matmul, outer, tensordot, trace, vecdot
@@ -84,5 +96,6 @@ __all__ = [
     "full", "full_like", "linspace", "log_softmax", "logsumexp", "matmul", "matrix_transpose", "max", "mean", "meshgrid", "min", "moveaxis",
     "nan_to_num", "ones", "ones_like", "outer", "pad", "permute_dims", "positive", "prod", "repeat", "reshape", "roll", "softmax", "split",
     "squeeze", "stack", "std", "stop_gradient", "sum", "swapaxes", "take", "take_along_axis", "tensordot", "tile", "trace", "transpose", "tril",
+    "can_cast", "finfo", "iinfo", "isdtype", "nonzero", "result_type", "unique_all", "unique_counts", "unique_inverse", "unique_values",
     "triu", "unstack", "var", "vecdot", "zeros", "zeros_like",
 ]  # fmt: skip

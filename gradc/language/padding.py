@@ -33,8 +33,10 @@ def pad(x: Any, pad_width: Any, /, mode: str = "constant", *, constant_values: f
         raise UnsupportedError(f"pad has no mode {mode!r}", advice='Use "constant", "edge", "reflect", "symmetric" or "wrap".')
     for axis, width in enumerate(widths):
         if any(width):
+            if value.shape[axis] == 0:
+                raise ShapeError(f"dimension {axis} of shape {value.shape} is empty: there is nothing to pad it with")
             order = np.pad(np.arange(value.shape[axis]), width, mode=mode)  # type: ignore[call-overload]
-            value = _in_order(value, order, axis)
+            value = _in_order(value, order.tolist(), axis)
     return value
 
 
@@ -49,22 +51,25 @@ def _padded(x: Value, widths: list[list[int]], fill: float) -> Value:
     return TABLE["where"](inside, padded, constant(fill, x.dtype))
 
 
-def _in_order(x: Value, order: np.ndarray, axis: int) -> Value:
-    """`x` along `axis` in a given order, as runs of neighbours (forward or backward) one after another."""
-    runs, start = [], 0
-    for end in range(1, len(order) + 1):
-        if (
-            end == len(order)
-            or (end - start > 1 and order[end] - order[end - 1] != order[start + 1] - order[start])
-            or abs(order[end] - order[end - 1]) > 1
-        ):
-            runs.append(order[start:end])
-            start = end
-    return joined(tuple(_run(x, run, axis) for run in runs), axis)
+def _in_order(x: Value, order: list[int], axis: int) -> Value:
+    """`x` along `axis` in a given order, as runs of neighbours (forward, backward or the same) one after another."""
+    return joined(tuple(_run(x, run, axis) for run in neighbour_runs(order)), axis)
 
 
-def _run(x: Value, run: np.ndarray, axis: int) -> Value:
-    first, last = int(run[0]), int(run[-1])
+def neighbour_runs(order: list[int]) -> list[list[int]]:
+    """The order cut where the step changes or exceeds one."""
+    runs, run = [], [order[0]]
+    for position in order[1:]:
+        step = position - run[-1]
+        if abs(step) > 1 or (len(run) > 1 and step != run[1] - run[0]):
+            runs.append(run)
+            run = []
+        run.append(position)
+    return [*runs, run]
+
+
+def _run(x: Value, run: list[int], axis: int) -> Value:
+    first, last = run[0], run[-1]
     if len(run) > 1 and first == last:
         shape = tuple(len(run) if i == axis else n for i, n in enumerate(x.shape))
         return leaves.broadcast_to(part(x, axis, first, first + 1), shape)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from gradc.runtime.command.errors import debugging, told
 
@@ -19,6 +20,8 @@ ARGUMENT_HELP = "an array argument: x=bf16[8192,4096]; for a list or dict, one f
 RANGE_HELP = "an array argument: x=f32[4,8], or with the range its random elements lie in: labels=i32[4]:0..9, x=f32[8]:0.5..2"
 STATIC_HELP = "any other argument, as a Python literal: eps=1e-6"
 WRT_HELP = "differentiate with respect to these array arguments, counted from 0: 0,2; or none"
+
+UNREAD = {"prefix_chars": "+", "add_help": False}  # what begins with a dash is another program's to read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,9 +52,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: argparse._SubParsersAction, name: str, module: str, summary: str) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction, name: str, module: str, summary: str, **more: Any
+) -> argparse.ArgumentParser:
     """One command, whose code is imported when it runs."""
-    made = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    made = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", **more)
     made.set_defaults(run=_runner(module))
     return made
 
@@ -124,7 +129,7 @@ def _add_cache(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    made = _command(commands, "bench", "gradc.runtime.command.bench", "run the benchmarks of a source checkout")
+    made = _command(commands, "bench", "gradc.runtime.command.bench", "run the benchmarks of a source checkout", **UNREAD)
     made.add_argument("rest", nargs=argparse.REMAINDER, help="passed on to `python -m benchmarks`")
 
 

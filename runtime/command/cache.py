@@ -34,13 +34,15 @@ def run(options: argparse.Namespace) -> int:
 
 def listing(held: DiskCache, everything: bool) -> None:
     """Prints the entries, the oldest first."""
+    from rich.markup import escape
+
     entries = held.entries()
     latest = entries if everything else entries[-LATEST:]
     total = size(sum(entry.size for entry in entries))
     shown = table(f"{held.folder}: {len(entries)} entries, {total}", "key", "what", "size", "age", numbers=("size", "age"))
     for entry in latest:
         shown.add_row(
-            entry.key[:SHORT_KEY], described(held.get(entry.key)), size(entry.size), age(time.time() - entry.modified)
+            entry.key[:SHORT_KEY], escape(described(held.get(entry.key))), size(entry.size), age(time.time() - entry.modified)
         )
     console = console_for()
     console.print(shown)

@@ -42,12 +42,14 @@ class Finding:
 
 def run(options: argparse.Namespace) -> int:
     """Prints the findings. Returns the exit status: 1 where something that should work does not."""
+    from rich.markup import escape
+
     console = console_for()
     shown = table("", "", "found", "", numbers=())
     failed = False
     with console.status("looking"):
         for finding in findings():
-            shown.add_row(finding.what, finding.found, MARKS[finding.mark])
+            shown.add_row(finding.what, escape(finding.found), MARKS[finding.mark])
             failed |= finding.mark == "failed"
     console.print(shown)
     return 1 if failed else 0
