@@ -34,7 +34,7 @@ benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # torch==2.13.0 is pinned in constraints.txt; for its CPU build where the default index serves the CUDA one, see there.

@@ -77,6 +77,8 @@ def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:
             reasons.append(
                 f"{name} is summed over what the programs share out: each leaves a partial result, merged by a later kernel"
             )
+    for value, why in kernel.apart:
+        reasons.append(f"not one kernel with {identifiers.get(value) or value.name or value.operation.name}: {why}")
     if any(axis.role == "loop" for axis in kernel.plan.axes) and not kernel.plan.is_product:
         reasons.append("a row does not fit on chip: it is gone over in passes")
     return reasons

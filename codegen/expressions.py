@@ -437,7 +437,12 @@ def triton_dtype(dtype: DType) -> str:
 
 
 def fallback_name(node: Node) -> str:
-    """A name for a value the user gave none."""
+    """A name for a value the user gave none: `d_multiply` is the cotangent of a product, `dx_term` a part of x's."""
+    _, _, differentiated = node.value.note.partition("∂/∂")
+    if differentiated:
+        return f"d{differentiated}_term"
+    if node.value.note.startswith("∂ "):
+        return f"d_{node.value.note[2:]}"
     if node.kind == "apply":
         return node.detail.name
     if node.kind == "reduce":

@@ -128,7 +128,9 @@ class Puller:
         after = tuple(guard for guard in guards if guard.index.axes and not guard.index.axes & along)
         access = Access(value, index, tuple(guard for guard in guards if guard not in set(after)))
         axes = along.union(*(guard.index.axes for guard in access.guards))
-        load = Node("load", tuple(_data_of((*index, *(guard.index for guard in access.guards)))), value.dtype, value, access, axes)
+        load = Node(
+            "load", tuple(_data_of((*index, *(guard.index for guard in access.guards)))), value.dtype, value, access, axes
+        )
         return self._select(value, after, load, self._zero(value))
 
     def _zero(self, value: Value) -> Node:

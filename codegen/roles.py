@@ -193,7 +193,10 @@ def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[V
     if any(frozenset(stage.own) & frozenset(longest) for stage in stages if stage.value in partial):
         return None
     scans = {stage.heavy.detail for stage in stages if stage.heavy is not None and stage.heavy.kind == "scan"}
-    if any(frozenset(axes) & frozenset(longest) and axes != longest for axes, _ in scans) or len({backwards for _, backwards in scans}) > 1:
+    if (
+        any(frozenset(axes) & frozenset(longest) and axes != longest for axes, _ in scans)
+        or len({backwards for _, backwards in scans}) > 1
+    ):
         return None
     rest = beside * prod(axis.block for axis in held if axis.axes != longest)
     if rest * 16 > 4 * ROW_TILE:

@@ -128,7 +128,11 @@ def _read_at_many_places(values: list[Value], kept: Mapping[Value, None], state:
         same = max((places[user] for user in users[value] if not isinstance(user.operation, MOVES)), default=0)
         moved = sum(places[user] for user in users[value] if isinstance(user.operation, MOVES))
         places[value] = max(1, same + moved)
-        if places[value] > MOST_PLACES and isinstance(value.operation, ops.Elementwise | structure.Concatenate) and value.size > 1:
+        if (
+            places[value] > MOST_PLACES
+            and isinstance(value.operation, ops.Elementwise | structure.Concatenate)
+            and value.size > 1
+        ):
             places[value] = 1
             found.append(value)
     return found

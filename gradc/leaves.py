@@ -154,9 +154,9 @@ class Cast(Structural):
 def make_input(
     shape: Shape, dtype: DType, name: str | None = None, strides: tuple[int, ...] | None = None, stored: DType | None = None
 ) -> Value:
-    """A fresh graph input."""
+    """A fresh graph input. No line of the function makes it, so it has no source."""
     value = apply(Input(tuple(shape), dtype, strides, stored))
-    value.name = name
+    value.name, value.source = name, None
     return value
 
 

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 what was asked failed or a check found a difference, 2 th
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -28,12 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status. Errors are told on standard error, without a traceback."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has seen enough: `gradc inspect ... | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debugging():

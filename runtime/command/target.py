@@ -25,7 +25,7 @@ from gradc.types import Spec, as_dtype, spec
 
 NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
 ARRAY = re.compile(
-    rf"(?P<path>[A-Za-z_][\w.]*)=(?P<dtype>\w+)\[(?P<shape>\s*(?:\d+\s*(?:,\s*\d+\s*)*,?)?)\](?::(?P<low>{NUMBER})\.\.(?P<high>{NUMBER}))?"
+    rf"(?P<path>[A-Za-z_][\w.]*)=(?P<dtype>\w+)\[(?P<shape>\s*|\s*\d+\s*(?:,\s*\d+\s*)*,?\s*)\](?::(?P<low>{NUMBER})\.\.(?P<high>{NUMBER}))?"
 )
 KEYWORDS = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 

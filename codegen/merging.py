@@ -1,0 +1,211 @@
+"""Which stages share a kernel: start with one kernel per stage, merge the pair that saves the most time, until none does.
+
+Elementwise stages over the same axes that share data start together. A merge must leave a role for every axis (`roles.py`)
+and no circle of kernels that wait for each other. Nothing is emitted here, and no operation is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradc.codegen.axes import Families
+from gradc.codegen.device import Device
+from gradc.codegen.roles import Plan, Setting, plan
+from gradc.codegen.stages import Stage, State
+from gradc.ir import Value
+
+MOST_ARRAYS = 200  # arrays one kernel may name: its parameters have to fit in 4 kB
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Stages that share a kernel, in program order, and the plan for it (None: there is none)."""
+
+    members: tuple[Value, ...]
+    position: int
+    plan: Plan | None
+
+
+def merged_plans(
+    stages: Sequence[Stage], state: State, done: Sequence[Any], device: Device
+) -> list[tuple[Plan, tuple[tuple[Value, str], ...]]]:
+    """The plans of the kernels that `stages` become, each with why its neighbours are others. `done` are the kernels fixed before."""
+    merger = Merger(stages, state, done, device)
+    merger.run()
+    groups = dict.fromkeys(merger.group[stage.value] for stage in stages)
+    return [(_required(group.plan), tuple(merger.reasons(group))) for group in groups]
+
+
+class Merger:
+    """The groups of a program so far, what may be merged, and what each merge would save."""
+
+    def __init__(self, stages: Sequence[Stage], state: State, done: Sequence[Any], device: Device):
+        self.stages = {stage.value: stage for stage in stages}
+        self.position = {stage.value: i for i, stage in enumerate(stages)}
+        self.outputs, self.required, self.device = frozenset(state.graph.outputs), frozenset(state.outputs), device
+        self.users: dict[Value, set[Value]] = {value: set() for value in self.stages}
+        for stage in stages:
+            for need in stage.needs:
+                self.users[need].add(stage.value)
+        self.after = indirect_needs(stages, done)
+        self.readers = self._readers({value: kernel for kernel in done for value in kernel.writes})
+        self.group = {value: self._group((value,)) for value in self.stages}
+        self.savings: dict[tuple[Group, Group], float] = {}
+        self._unions: dict[tuple[Group, Group], Group] = {}
+
+    def _readers(self, source: dict[Value, Any]) -> dict[Hashable, list[Value]]:
+        """Who reads an array, or any of the arrays that one fixed kernel leaves."""
+        readers: dict[Hashable, list[Value]] = {}
+        for stage in self.stages.values():
+            for access in stage.accesses:
+                if access.buffer.size > 1 or access.buffer in source:
+                    readers.setdefault(source.get(access.buffer, access.buffer), []).append(stage.value)
+        self._source = source
+        return readers
+
+    def run(self) -> None:
+        """Merges until nothing is saved."""
+        for members in self._alike():
+            self._merge(self._group(members))
+        for group in dict.fromkeys(self.group.values()):
+            self._offer(group)
+        while self.savings:
+            (a, b), saved = max(self.savings.items(), key=lambda item: (item[1], -item[0][0].position))
+            if saved <= 0:
+                break
+            if self._makes_cycle(frozenset((*a.members, *b.members))):  # because of an earlier merge
+                self.savings[(a, b)] = 0.0
+                continue
+            self._merge(self._union(a, b))
+            self.savings = {pair: value for pair, value in self.savings.items() if a not in pair and b not in pair}
+            self._offer(self.group[a.members[0]])
+
+    # Groups ----------------------------------------------------------------------------------------------------------
+
+    def _group(self, members: Sequence[Value]) -> Group:
+        ordered = tuple(sorted(members, key=self.position.__getitem__))
+        inside = frozenset(ordered)
+        kept = frozenset(value for value in ordered if value in self.required or self.users[value] - inside)
+        stages = [self.stages[value] for value in ordered]
+        shares = all(need in stage.shareable for stage in stages for need in stage.needs & inside)
+        return Group(
+            ordered, self.position[ordered[0]], plan(stages, Setting(kept, self.outputs, self.device)) if shares else None
+        )
+
+    def _union(self, a: Group, b: Group) -> Group:
+        if (a, b) not in self._unions:
+            self._unions[a, b] = self._group((*a.members, *b.members))
+        return self._unions[a, b]
+
+    def _merge(self, merged: Group) -> None:
+        for value in merged.members:
+            self.group[value] = merged
+
+    def _alike(self) -> Iterator[tuple[Value, ...]]:
+        """Elementwise stages over the same axes that read a common array: merging them always saves, so they start as one."""
+        families, members = Families(), dict[Hashable, list[Value]]()
+        elementwise = [stage for stage in self.stages.values() if stage.heavy is None and stage.own]
+        for stage in elementwise:
+            for access in stage.accesses:
+                families.join(stage.value.number, (frozenset(stage.own), access.buffer.number))
+        for stage in elementwise:
+            members.setdefault(families.find(stage.value.number), []).append(stage.value)
+        for values in members.values():
+            arrays = {access.buffer for value in values for access in self.stages[value].accesses}
+            fits = 1 < len(values) and len(values) + len(arrays) <= MOST_ARRAYS
+            if fits and not self._makes_cycle(frozenset(values)) and self._group(values).plan is not None:
+                yield tuple(values)
+
+    # Merges ----------------------------------------------------------------------------------------------------------
+
+    def _partners(self, value: Value) -> Iterator[Value]:
+        """Stages that share something with one: what it needs, what needs it, what reads an array it reads."""
+        yield from self.stages[value].needs
+        yield from self.users[value]
+        for access in self.stages[value].accesses:
+            yield from self.readers.get(self._source.get(access.buffer, access.buffer), ())
+
+    def _offer(self, group: Group) -> None:
+        """Weighs a group against every group it shares something with."""
+        for other in {self.group[partner] for value in group.members for partner in self._partners(value)} - {group}:
+            pair = (group, other) if group.position <= other.position else (other, group)
+            if pair not in self.savings:
+                self.savings[pair] = self._saving(*pair)
+
+    def _saving(self, a: Group, b: Group) -> float:
+        """Seconds saved by merging two groups; not positive where it cannot or should not be done."""
+        arrays = {access.buffer for value in (*a.members, *b.members) for access in self.stages[value].accesses}
+        if len(arrays) + len(a.members) + len(b.members) > MOST_ARRAYS or self._makes_cycle(
+            frozenset((*a.members, *b.members))
+        ):
+            return 0.0
+        merged = self._union(a, b)
+        if merged.plan is None or a.plan is None or b.plan is None:
+            return 0.0
+        return a.plan.seconds + b.plan.seconds - merged.plan.seconds
+
+    def _makes_cycle(self, merged: frozenset[Value]) -> bool:
+        """Whether something outside the merged group would both need it and be needed by it."""
+        if any(self.after[value] & merged for value in merged):
+            return True
+        stack = [need for value in merged for need in self._before(value) if need not in merged]
+        seen: set[Value] = set()
+        while stack:
+            value = stack.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            for member in self.group[value].members:
+                needs = self._before(member)
+                if needs & merged:
+                    return True
+                stack.extend(needs)
+        return False
+
+    def _before(self, value: Value) -> frozenset[Value]:
+        return self.stages[value].needs | self.after[value]
+
+    # Reasons ---------------------------------------------------------------------------------------------------------
+
+    def reasons(self, group: Group) -> Iterator[tuple[Value, str]]:
+        """For each kernel this one takes data from, a Value of it and why the two are not one."""
+        origins = dict.fromkeys(self.group[need] for value in group.members for need in self.stages[value].needs)
+        for other in origins:
+            if other is not group:
+                yield other.members[-1], self._why(other, group)
+
+    def _why(self, a: Group, b: Group) -> str:
+        if self._makes_cycle(frozenset((*a.members, *b.members))):
+            return "another kernel has to run in between"
+        if a.plan is not None and a.plan.partial:
+            return "it needs a sum over all programs, which is there when the last has finished"
+        if not all(need in self.stages[v].shareable for v in b.members for need in self.stages[v].needs & frozenset(a.members)):
+            return "it reads it at other places than one program computes"
+        merged = self._union(a, b) if a.position <= b.position else self._union(b, a)
+        if merged.plan is None or a.plan is None or b.plan is None:
+            return "no role for every axis suits both"
+        return f"one kernel would take {1e6 * (merged.plan.seconds - a.plan.seconds - b.plan.seconds):.1f} µs longer"
+
+
+def indirect_needs(stages: Sequence[Stage], done: Sequence[Any]) -> dict[Value, frozenset[Value]]:
+    """Stages that must have run before a stage because a fixed kernel it reads from needs them."""
+    writer = {value: kernel for kernel in done for value in kernel.writes}
+    names = {stage.value for stage in stages}
+
+    def behind(buffers: Sequence[Value] | frozenset[Value], seen: set) -> set[Value]:
+        found: set[Value] = set()
+        for buffer in buffers:
+            kernel = writer.get(buffer)
+            if kernel is not None and kernel not in seen:
+                seen.add(kernel)
+                found |= {value for value in kernel.reads if value in names} | behind(kernel.reads, seen)
+        return found
+
+    return {stage.value: frozenset(behind([access.buffer for access in stage.accesses], set())) for stage in stages}
+
+
+def _required(p: Plan | None) -> Plan:
+    assert p is not None, "every single stage has a plan"
+    return p
