@@ -13,10 +13,10 @@ from math import prod
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Access, Node, Puller, walk
-from gradc.codegen.roles import KernelAxis, store_access
+from gradc.codegen.roles import KernelAxis
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
-from gradc.codegen.stages import Stage, offset_of
+from gradc.codegen.stages import Stage
 from gradc.ir import Value
 from gradc.types import DType
 
@@ -71,7 +71,7 @@ class _Kernel:
         )
 
     def _store(self, stage: Stage) -> Store:
-        access = store_access(stage)
+        access = stage.store
         root = self.puller.at_own_axes(stage.value)
         if stage.value not in self.plan.partial:
             return Store(root, stage.value, access, stage)
@@ -84,7 +84,7 @@ class _Kernel:
         too_far = False
         accesses = [node.detail for node in self.nodes if node.kind == "load"] + [store.access for store in self.stores]
         for access in accesses:
-            offset = offset_of(access)
+            offset = access.offset
             low, high = offset.bounds()
             too_far |= max(-low, high) >= LIMIT_32
             for term, step in offset.terms:

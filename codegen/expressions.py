@@ -18,7 +18,6 @@ from gradc.codegen.nodes import Access, Guard, Node
 from gradc.codegen.positions import Positions
 from gradc.codegen.roles import KernelAxis
 from gradc.codegen.scope import ATOM, BINDING, UNARY, Scope, Variable
-from gradc.codegen.stages import offset_of
 from gradc.ir import Value
 from gradc.types import DType
 
@@ -196,7 +195,7 @@ class Expressions:
 
     def _load(self, node: Node, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         access: Access = node.detail
-        flat = offset_of(access)
+        flat = access.offset
         pointer, offset = self.pointer(access.buffer), self.positions.index_text(flat, axes, scope)
         missing = [k for k in axes if not flat.axes & frozenset(k.axes)]  # a masked read needs an address for every lane
         offset += "".join(f" + 0 * {self.positions.whole(k, axes)}" for k in missing)
@@ -367,7 +366,7 @@ class Expressions:
         """Writes a tile. `part` is the split axis whose program number leads; `once` are grid axes only their first program writes for."""
         own = frozenset(axis for index in access.index for axis in index.axes)
         axes = self.tile_axes(own)
-        offset = self.positions.index_text(offset_of(access), axes, scope)
+        offset = self.positions.index_text(access.offset, axes, scope)
         if part is not None:
             lead = self.positions.part_text(part, access.buffer.size)
             offset = " + ".join(term for term in (lead, offset) if term != "0") or "0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from gradc import ops, structure, types
@@ -47,6 +48,14 @@ class Access:
     index: Indices
     guards: tuple[Guard, ...] = ()
 
+    @cached_property
+    def offset(self) -> Index:
+        """The element offset as one Index."""
+        flat = Index()
+        for index, stride in zip(self.index, strides_of(self.buffer), strict=True):
+            flat = flat + index.scaled(stride)
+        return flat
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -80,14 +89,6 @@ def strides_of(value: Value) -> tuple[int, ...]:
     """Strides in elements: an input's own, row-major for everything the program makes."""
     strides = getattr(value.operation, "strides", None)
     return strides if strides is not None else row_major(value.shape)
-
-
-def offset_of(access: Access) -> Index:
-    """The element offset of an access as one Index."""
-    flat = Index()
-    for index, stride in zip(access.index, strides_of(access.buffer), strict=True):
-        flat = flat + index.scaled(stride)
-    return flat
 
 
 def has_datum(index: Index) -> bool:
@@ -124,7 +125,7 @@ class Puller:
 
     def _load(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
         """A read of memory. A guard on axes that the address does not depend on selects afterwards: it need not mask the read."""
-        along = offset_of(Access(value, index)).axes
+        along = Access(value, index).offset.axes
         after = tuple(guard for guard in guards if guard.index.axes and not guard.index.axes & along)
         access = Access(value, index, tuple(guard for guard in guards if guard not in set(after)))
         axes = along.union(*(guard.index.axes for guard in access.guards))

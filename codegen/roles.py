@@ -13,8 +13,8 @@ from math import prod
 
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
-from gradc.codegen.nodes import Access, Dot, Node, walk
-from gradc.codegen.stages import Stage, offset_of, own_index, storage_dtype
+from gradc.codegen.nodes import Dot, Node, walk
+from gradc.codegen.stages import Stage, own_index, storage_dtype
 from gradc.ir import Value
 
 LIVE_ELEMENTS = 49152  # elements a program can hold in registers, over all tiles alive at once
@@ -155,26 +155,11 @@ def _memory_order(stages: Sequence[Stage]) -> list[Axis]:
     for stage in stages:
         for axis in (*stage.own, *stage.reduced):
             step.setdefault(axis, 0)
-        for access in (*stage.accesses, store_access(stage)):
-            for term, coefficient in offset_of(access).terms:
+        for access in (*stage.accesses, stage.store):
+            for term, coefficient in access.offset.terms:
                 if isinstance(term, Axis):
                     step[term] = max(step.get(term, 0), abs(coefficient))
     return sorted(step, key=lambda axis: -step[axis])
-
-
-def store_access(stage: Stage) -> Access:
-    """Where a stage writes: its own axes, row-major."""
-    own = iter(stage.own)
-    index = []
-    for size in stage.value.shape:
-        axes, extent = [], 1
-        while size != 1 and extent < size:
-            axes.append(next(own))
-            extent *= axes[-1].size
-        from gradc.codegen.axes import index_over
-
-        index.append(index_over(tuple(axes)))
-    return Access(stage.value, tuple(index))
 
 
 def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[Value]) -> tuple[KernelAxis, ...] | None:
@@ -211,7 +196,7 @@ def _held(runs: list[tuple[Axis, ...]]) -> tuple[KernelAxis, ...]:
 
 def _live_tiles(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozenset[Value]) -> float:
     """About how many tiles of 32-bit registers are alive at once: arrays read, accumulators, and what is being computed."""
-    buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= offset_of(access).axes}
+    buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= access.offset.axes}
     accumulators = sum(1 for stage in stages if stage.value in partial and inner <= frozenset(stage.own))
     return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + 0.5
 
@@ -265,7 +250,7 @@ def _status(stages: Sequence[Stage], axis: Axis) -> tuple[int, ...]:
 
 def _runs(stages: Sequence[Stage], axes: list[Axis]) -> list[tuple[Axis, ...]]:
     """Neighbouring axes that can be iterated as one, because every array is read along them as along one long axis."""
-    offsets = [offset_of(access) for stage in stages for access in (*stage.accesses, store_access(stage))]
+    offsets = [access.offset for stage in stages for access in (*stage.accesses, stage.store)]
     steps = [({t: c for t, c in offset.terms if isinstance(t, Axis)}, _apart(offset)) for offset in offsets]
     apart = frozenset(axis for _, lone in steps for axis in lone) | _individually_used(stages)
     runs: list[list[Axis]] = []
@@ -297,7 +282,7 @@ def _individually_used(stages: Sequence[Stage]) -> frozenset[Axis]:
     """Axes whose own position matters: in a mask of a view, an index ramp, a running sum."""
     found: set[Axis] = set()
     for stage in stages:
-        for node in walk([stage.root]):
+        for node in stage.nodes:
             if node.kind == "load":
                 found.update(axis for guard in node.detail.guards for axis in guard.index.axes)
             elif node.kind == "position":
@@ -392,9 +377,9 @@ def _finish(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: froz
     for stage in stages:
         for access in stage.accesses:
             if access.buffer not in inside:
-                times = passes if offset_of(access).axes & looped else 1
+                times = passes if access.offset.axes & looped else 1
                 reads[access.buffer] = max(reads.get(access.buffer, 0), times)
-    flops = sum(_flops(stage) for stage in stages)
+    flops = sum(stage.flops for stage in stages)
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
     moved = written + sum(_read_bytes(buffer, setting) * times for buffer, times in reads.items())
@@ -463,19 +448,6 @@ def _passes(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
     return max(1, *level.values())
 
 
-def _flops(stage: Stage) -> int:
-    total = 0
-    for node in walk([stage.root]):
-        points = prod(axis.size for axis in node.axes)
-        if node.kind == "apply":
-            total += points * node.detail.flops
-        elif node.kind == "reduce":
-            total += points * prod(axis.size for axis in node.detail[1])
-        elif node.kind == "dot":
-            total += 2 * points * prod(axis.size for axis in node.detail.summed)
-    return total
-
-
 def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage]) -> int:
     if any(map(_is_dot, stages)):
         area = prod(axis.block for axis in axes if axis.role == "grid")
@@ -507,4 +479,4 @@ def power_of_two(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
-__all__ = ["KernelAxis", "Plan", "Setting", "own_index", "plan", "power_of_two", "store_access", "touched"]
+__all__ = ["KernelAxis", "Plan", "Setting", "own_index", "plan", "power_of_two", "touched"]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Index
-from gradc.codegen.nodes import Access, Node, Puller, is_leaf, offset_of, strides_of, walk
+from gradc.codegen.nodes import Access, Node, Puller, is_leaf, strides_of, walk
 from gradc.ir import Graph, Value, users_of
 from gradc.leaves import Cast, Reshape
 from gradc.types import DType
@@ -37,6 +39,27 @@ class Stage:
     @property
     def axes(self) -> frozenset[Axis]:
         return frozenset(self.own) | frozenset(self.reduced)
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """Every expression of the stage, operands first."""
+        return walk([self.root])
+
+    @cached_property
+    def store(self) -> Access:
+        """Where the stage writes: its own axes, row-major."""
+        own, index = iter(self.own), []
+        for size in self.value.shape:
+            axes: list[Axis] = []
+            while size != 1 and prod(axis.size for axis in axes) < size:
+                axes.append(next(own))
+            index.append(index_over(tuple(axes)))
+        return Access(self.value, tuple(index))
+
+    @cached_property
+    def flops(self) -> int:
+        """Arithmetic operations over all its points."""
+        return sum(_operations(node) for node in self.nodes)
 
     def work(self) -> int:
         total = 1
@@ -95,6 +118,15 @@ def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State
     needs = frozenset(access.buffer for access in accesses if access.buffer in kept)
     elsewhere = {access.buffer for access in accesses if access.guards or access.index != own_index(axes, access.buffer)}
     return Stage(value, root, heavy, own, _reduced(heavy), accesses, needs, needs - elsewhere)
+
+
+def _operations(node: Node) -> int:
+    points = prod(axis.size for axis in node.axes)
+    if node.kind == "apply":
+        return points * node.detail.flops
+    if node.kind == "reduce":
+        return points * prod(axis.size for axis in node.detail[1])
+    return 2 * points * prod(axis.size for axis in node.detail.summed) if node.kind == "dot" else 0
 
 
 def _reduced(heavy: Node | None) -> tuple[Axis, ...]:
@@ -180,4 +212,4 @@ def _large_product(value: Value) -> bool:
     return isinstance(value.operation, structure.Contract | structure.Cumulative)
 
 
-__all__ = ["HEAVY", "Stage", "State", "find_stages", "offset_of", "own_index", "storage_dtype", "strides_of"]
+__all__ = ["HEAVY", "Stage", "State", "find_stages", "own_index", "storage_dtype", "strides_of"]
