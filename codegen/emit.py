@@ -23,7 +23,7 @@ from gradc.types import DType
 LIMIT_32 = 2**31
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Emitted:
     """A kernel's text and how to launch it."""
 
@@ -36,7 +36,7 @@ class Emitted:
     helpers: frozenset[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Store:
     """A tile to write: `node` into `buffer` at `access`."""
 

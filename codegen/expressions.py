@@ -29,7 +29,7 @@ Printed = tuple[str, tuple[KernelAxis, ...], int]
 INLINE_LENGTH = 44  # a longer expression gets a line of its own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Argument:
     """A parameter of a kernel: `kind` is buffer, size or constexpr; `value` is the Value or the number passed."""
 

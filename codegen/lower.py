@@ -25,7 +25,7 @@ from gradc.normalise import normalise
 from gradc.types import DType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LaunchSequence:
     """One launch sequence: its graph, its kernels as planned and as printed, what its arrays are called and how they lie."""
 
@@ -38,7 +38,7 @@ class LaunchSequence:
     dtypes: dict[Value, DType]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """Everything emitted for a function: its launch sequences and the module's text."""
 

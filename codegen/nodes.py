@@ -40,7 +40,7 @@ class Guard:
         return self.step == 1 and not has_datum(self.index) and self.low <= low and high < self.high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Access:
     """A read of `buffer` at `index` (one Index per dimension); zero where a guard fails."""
 
@@ -220,8 +220,9 @@ class Puller:
         return result if result is not None else self._zero(value)
 
     def _select(self, value: Value, guards: tuple[Guard, ...], chosen: Node, other: Node) -> Node:
-        """`chosen` where the guards hold; a plain load is already zero where its guards fail."""
-        if not guards or (chosen.kind == "load" and other.kind == "constant" and set(guards) <= set(chosen.detail.guards)):
+        """`chosen` where the guards hold; a plain load is already zero where its guards fail (one at gathered indices is not)."""
+        masked = set(chosen.detail.guards) if chosen.kind == "load" else set()
+        if not guards or (other.kind == "constant" and set(guards) <= masked and not any(has_datum(guard.index) for guard in masked)):
             return chosen
         for guard in guards:
             axes = guard.index.axes

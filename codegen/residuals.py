@@ -19,7 +19,7 @@ from gradc.leaves import make_input
 UNLIMITED = 1 << 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Residual:
     """A Value kept for the backward, the input that stands for it there, and why it is kept."""
 
@@ -28,7 +28,7 @@ class Residual:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Partition:
     """A program and its gradient as two graphs: `forward` gives the outputs and then what is kept, `backward` takes what is kept and then the cotangents."""
 

@@ -70,7 +70,7 @@ class Plan:
         return any(stage.heavy is not None and stage.heavy.kind == "dot" for stage in self.stages)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """What a plan depends on besides its stages: the Values that must be stored, the program's outputs, the device."""
 

@@ -68,7 +68,7 @@ class Stage:
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """A program part-way through scheduling: what is in memory already, and what is computed by other means than written."""
 

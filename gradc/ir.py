@@ -117,7 +117,7 @@ def apply(operation: Any, *operands: Value) -> Value:
 listeners: list[Callable[[Value], None]] = []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A program: `outputs` computed from `inputs`. Every other Value reached is a result or a constant."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from gradc.codegen.lower import lower_graph, lower_pair
 from gradc.errors import GradcError, TraceError, UnsupportedError, hide_internals
 from gradc.ir import Graph
+from gradc.leaves import is_array
 from gradc.normalise import normalise
 from gradc.runtime.closure import closed_over, describe_change
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
@@ -83,7 +84,7 @@ class Compiled(Generic[P, R]):
         return results_of(prepared, arrays)
 
     def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
-        outside, held = closed_over(self.function)
+        outside, held = closed_over(self.function, tuple(x for x in args if hasattr(x, "__dict__") and not is_array(x)))
         full = (key, backend, outside)
         prepared = self._programs.get(full)
         if prepared is None:

@@ -32,20 +32,24 @@ class Executable:
     def __init__(self, graph: Graph, backend: str):
         self.graph = with_literals(graph)
         self.backend = backend
-        self.literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
+        self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._partitions: dict[tuple[int, ...], Partition] = {}
         self._lock = threading.Lock()
 
+    def literals(self) -> list[Any]:
+        """What the function closed over, as it is now, row-major."""
+        return [array.contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
+
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, without anything kept for a backward."""
         if self.backend == "numpy":
-            return self._evaluated(self.graph.inputs, self.graph.outputs, (*arrays, *self.literals))
-        return self._launched(self._plan(()), "forward", (*arrays, *self.literals))
+            return self._evaluated(self.graph.inputs, self.graph.outputs, (*arrays, *self.literals()))
+        return self._launched(self._plan(()), "forward", (*arrays, *self.literals()))
 
     def forward(self, arrays: Sequence[Any], wrt: tuple[int, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The outputs, and the arrays the backward with respect to the inputs `wrt` takes."""
-        arrays = (*arrays, *self.literals)
+        arrays = (*arrays, *self.literals())
         if self.backend == "numpy":
             split = self._partition(wrt)
             results = self._evaluated(split.forward.inputs, split.forward.outputs, arrays, exact_after=len(self.graph.outputs))
@@ -87,14 +91,9 @@ class Executable:
 
     def _launched(self, plan: Plan, function: str, arrays: Sequence[Any]) -> tuple[Any, ...]:
         if self.backend == "interpret":
-            return interpret(plan.source, function, self._tensors(arrays, "cpu"))
+            return interpret(plan.source, function, [to_torch(array, "cpu") for array in arrays] or ["cpu"])
         device = next((array.device for array in arrays if getattr(array, "is_cuda", False)), "cuda")
-        return getattr(load_module(plan.source), function)(*self._tensors(arrays, device))
-
-    def _tensors(self, arrays: Sequence[Any], device: Any) -> list[Any]:
-        """The arguments of a host function. What the function closed over is passed row-major; no arguments: the device alone."""
-        foreign = {id(array) for array in self.literals}
-        return [(t.contiguous() if id(a) in foreign else t) for a in arrays for t in (to_torch(a, device),)] or [device]
+        return getattr(load_module(plan.source), function)(*([to_torch(array, device) for array in arrays] or [device]))
 
 
 def to_torch(array: Any, device: Any) -> Any:

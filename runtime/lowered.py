@@ -52,7 +52,7 @@ class Saved:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lowered:
     """A function lowered for given shapes: `ir` and `backward_ir`, the `kernels`, the module's `source`, `saved`, `cost`."""
 

@@ -254,6 +254,7 @@ def test_running_sums(axis, reverse):
 def test_running_sums_in_use(looped, monkeypatch, tmp_path):
     if looped:
         force_loops(monkeypatch, tmp_path)
+    check(lambda x: gradc.cumsum(x, axis=0), lambda x: x.cumsum(0), tensor(40, 3), factor=64.0)
     check(lambda x: gradc.cumsum(gradc.exp(x), axis=1) * x, lambda x: x.exp().cumsum(1) * x, tensor(3, 21))
     check(lambda x: gradc.cumsum(x), lambda x: x.reshape(-1).cumsum(0), tensor(3, 21))
     initial = lambda x: gradc.cumulative_sum(x, axis=0, include_initial=True)

@@ -221,10 +221,10 @@ def write(report: Report, folder: Path, low: Lowered, results: Results) -> None:
     report.say(
         f"{low.export(folder / 'kernels.py')}  [dim]the training step as a module that needs torch and triton alone[/dim]"
     )
-    results.write(folder / "results.json")
-    report.say(f"{folder / 'results.json'}  [dim]every figure above[/dim]")
     if reason := missing("matplotlib"):
         report.leave_out("the picture of the training", reason)
-        return
-    draw(folder / "training.png", results.learners)
-    report.say(f"{folder / 'training.png'}  [dim]loss and accuracy over the epochs[/dim]")
+    else:
+        draw(folder / "training.png", results.learners)
+        report.say(f"{folder / 'training.png'}  [dim]loss and accuracy over the epochs[/dim]")
+    results.write(folder / "results.json")
+    report.say(f"{folder / 'results.json'}  [dim]every figure above[/dim]")
