@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradc.codegen.roles import touched
+from gradc.codegen.estimate import touched
 from gradc.codegen.schedule import Scheduled
 from gradc.ir import Value
 from gradc.types import DType

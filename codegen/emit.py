@@ -13,7 +13,7 @@ from math import prod
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Access, Node, Puller, walk
-from gradc.codegen.roles import KernelAxis
+from gradc.codegen.plan import KernelAxis
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.stages import Stage

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gradc.codegen.cost import Buffer, Traffic
-from gradc.codegen.roles import KernelAxis
+from gradc.codegen.plan import KernelAxis
 from gradc.codegen.schedule import Scheduled
 from gradc.ir import Value
 

@@ -15,8 +15,8 @@ from gradc import types
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
 from gradc.codegen.nodes import Access, Guard, Node
+from gradc.codegen.plan import KernelAxis
 from gradc.codegen.positions import Positions
-from gradc.codegen.roles import KernelAxis
 from gradc.codegen.scope import ATOM, BINDING, UNARY, Scope, Variable
 from gradc.ir import Value
 from gradc.types import DType

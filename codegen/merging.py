@@ -12,7 +12,8 @@ from typing import Any
 
 from gradc.codegen.axes import Families
 from gradc.codegen.device import Device
-from gradc.codegen.roles import Plan, Setting, plan
+from gradc.codegen.plan import Plan, Setting
+from gradc.codegen.roles import plan
 from gradc.codegen.stages import Stage, State
 from gradc.ir import Value
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
-from gradc.codegen.roles import KernelAxis
+from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
 
 PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_size"}

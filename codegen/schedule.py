@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
-from gradc.codegen.roles import Plan
+from gradc.codegen.plan import Plan
 from gradc.codegen.stages import State, find_stages
 from gradc.ir import Graph, Value, apply, on_behalf_of
 from gradc.leaves import make_input

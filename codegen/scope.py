@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradc.codegen.roles import KernelAxis
+from gradc.codegen.plan import KernelAxis
 
 INDENT = "    "
 COMMENT_COLUMN = 84

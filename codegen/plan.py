@@ -1,0 +1,76 @@
+"""What a kernel will be: its axes with their roles, the stages it computes, and what it costs. Plain data.
+
+Roles: `grid` (tiles across programs), `split` (each program takes every parts-th tile and leaves partial results),
+`loop` (a sequential loop in the program) and `resident` (the whole extent in the tile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from gradc.codegen.device import Device
+from gradc.codegen.index import Axis
+from gradc.codegen.stages import Stage
+from gradc.ir import Value
+
+
+@dataclass(frozen=True)
+class KernelAxis:
+    """One or more axes iterated together (outermost first), with a role. `block` is the tile's extent along it; 1 is a scalar."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    role: str
+    block: int
+    parts: int = 1
+
+    @property
+    def size(self) -> int:
+        return prod(axis.size for axis in self.axes)
+
+    @property
+    def tiles(self) -> int:
+        return max(1, -(-self.size // self.block))
+
+    @property
+    def overhangs(self) -> bool:
+        return self.size % self.block != 0 or self.size == 0
+
+    @property
+    def programs(self) -> int:
+        return {"grid": self.tiles, "split": min(self.parts, self.tiles)}.get(self.role, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A kernel to be: its stages, its axes in tile order, which stages leave partial results, and what it costs."""
+
+    stages: tuple[Stage, ...]
+    axes: tuple[KernelAxis, ...]
+    partial: frozenset[Value]
+    stored: Mapping[Value, None]  # an ordered set: Values compare element by element, so they are never looked up in a tuple
+    warps: int
+    pipeline: int
+    reads: tuple[tuple[Value, int], ...]
+    seconds: float
+    flops: int
+
+    @property
+    def is_product(self) -> bool:
+        return any(stage.heavy is not None and stage.heavy.kind == "dot" for stage in self.stages)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a plan depends on besides its stages: the Values that must be stored, the program's outputs, the device."""
+
+    kept: frozenset[Value]
+    outputs: frozenset[Value]
+    device: Device
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size` (1 for 0)."""
+    return 1 << max(0, size - 1).bit_length()
