@@ -88,22 +88,17 @@ def collect(terms: Iterable[tuple[Term, int]], offset: int) -> Index:
     for term, coefficient in terms:
         total[term] = total.get(term, 0) + coefficient
     joined = _join_parts({term: coefficient for term, coefficient in total.items() if coefficient})
-    if any(isinstance(term, Part) and term.divisor == 1 and term.modulus is None for term in joined):
-        flat = [
-            pair
-            for term, c in joined.items()
-            for pair in (
-                term.index.scaled(c).terms
-                if isinstance(term, Part) and term.divisor == 1 and term.modulus is None
-                else [(term, c)]
-            )
-        ]
-        return collect(flat, offset + sum(term.index.offset * c for term, c in joined.items() if _whole(term)))  # type: ignore[union-attr]
+    opened: list[tuple[Term, int]] = []
+    more = 0
+    for term, coefficient in joined.items():
+        if isinstance(term, Part) and term.divisor == 1 and term.modulus is None:  # a part that is the whole
+            opened += term.index.scaled(coefficient).terms
+            more += term.index.offset * coefficient
+        else:
+            opened.append((term, coefficient))
+    if len(opened) != len(joined) or more or any(term not in joined for term, _ in opened):
+        return collect(opened, offset + more)
     return Index(tuple(sorted(joined.items(), key=_order)), offset)
-
-
-def _whole(term: Term) -> bool:
-    return isinstance(term, Part) and term.divisor == 1 and term.modulus is None
 
 
 def _join_parts(terms: dict[Term, int]) -> dict[Term, int]:
@@ -156,10 +151,9 @@ def modulo(index: Index, modulus: int) -> Index:
     low, high = rest.bounds()
     if 0 <= low and high < modulus:
         return rest
-    if len(rest.terms) == 1 and rest.offset == 0 and isinstance(rest.terms[0][0], Part):
-        part, coefficient = rest.terms[0]
-        if coefficient == 1 and part.modulus is None:
-            return collect([(Part(part.index, part.divisor, modulus), 1)], 0)
+    part, coefficient = rest.terms[0]
+    if len(rest.terms) == 1 and rest.offset == 0 and coefficient == 1 and isinstance(part, Part) and part.modulus is None:
+        return collect([(Part(part.index, part.divisor, modulus), 1)], 0)
     return collect([(Part(rest, 1, modulus), 1)], 0)
 
 

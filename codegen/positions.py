@@ -173,7 +173,8 @@ class Positions:
 
     def _along(self, axis: KernelAxis, steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope) -> list[str]:
         """The contribution of one kernel axis: runs of its axes with proportional steps are read off one position."""
-        parts, run = [], []
+        parts: list[str] = []
+        run: list[Axis] = []
         for atom in axis.axes:
             if atom in steps and run and steps[run[-1]] == steps[atom] * atom.size:
                 run.append(atom)

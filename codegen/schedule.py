@@ -72,10 +72,10 @@ def _partial_buffers(p: Plan) -> dict[Value, Value]:
 def _tied_parts(done: list[Scheduled]) -> Iterator[tuple[Dim, Dim]]:
     """Partial results of one kernel are merged along one axis: they have as many parts."""
     for kernel in done:
-        first, *others = [(buffer, 0) for buffer in kernel.buffers.values()] or [None]
-        for other in others:
-            if first is not None and other is not None and first[0].shape[0] != 1:
-                yield first, other
+        buffers = list(kernel.buffers.values())
+        for buffer in buffers[1:]:
+            if buffer.shape[0] != 1:
+                yield (buffers[0], 0), (buffer, 0)
 
 
 def _after(state: State, fixed: list[Scheduled]) -> State:

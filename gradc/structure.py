@@ -219,7 +219,7 @@ class ScatterAdd(Structural):
 
     def numpy(self, updates: np.ndarray, index: np.ndarray) -> np.ndarray:
         out = np.zeros((*updates.shape[: self.axis], self.size, *updates.shape[self.axis + 1 :]), updates.dtype)
-        places = list(np.indices(updates.shape, sparse=True))
+        places: list[np.ndarray] = list(np.indices(updates.shape, sparse=True))
         places[self.axis] = np.broadcast_to(index, updates.shape)
         np.add.at(out, tuple(places), updates)
         return out
