@@ -103,7 +103,7 @@ multiply = row(
 divide = row(
     "divide", np.divide, lambda S, x, y: x / y, "{x} / {y}",
     lambda x, y, out: reciprocal(y), lambda x, y, out: -out / y, domain="y != 0", flops=4)
-negative = row("negative", np.negative, lambda S, x: -x, "{x} * -1.0", lambda x, out: fill_like(x, -1), takes=NUMBER)
+negative = row("negative", np.negative, lambda S, x: -x, "{x} * -1.0", lambda x, out: fill_like(x, -1), takes=NUMBER, triton_integer="-{x}")
 reciprocal = row(
     "reciprocal", np.reciprocal, lambda S, x: 1 / x, "1.0 / {x}", lambda x, out: -out * out, domain="x != 0", flops=4)
 square = row("square", np.square, lambda S, x: x**2, "{x} * {x}", lambda x, out: 2 * x, takes=NUMBER)

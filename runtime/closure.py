@@ -64,7 +64,7 @@ def _key(value: Any, names: tuple[str, ...]) -> Hashable:
     attributes = getattr(value, "__dict__", None)
     if not attributes or is_array(value):
         return id(value)
-    read = tuple((name, _key(attributes[name], ())) for name in names if isinstance(attributes.get(name), (*PLAIN, tuple, list)))
+    read = tuple((name, _key(attributes[name], ())) for name in names if isinstance(attributes.get(name, ...), (*PLAIN, tuple, list)))
     return id(value), read
 
 

@@ -84,7 +84,8 @@ class Compiled(Generic[P, R]):
         return results_of(prepared, arrays)
 
     def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
-        outside, held = closed_over(self.function, tuple(x for x in args if hasattr(x, "__dict__") and not is_array(x)))
+        objects = tuple(x for x in args if type(x).__hash__ is object.__hash__ and hasattr(x, "__dict__") and not is_array(x))
+        outside, held = closed_over(self.function, objects)
         full = (key, backend, outside)
         prepared = self._programs.get(full)
         if prepared is None:

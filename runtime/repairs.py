@@ -30,6 +30,7 @@ def install() -> None:
     """Repair the interpreter of this process, once."""
     _repair_bfloat16(InterpreterBuilder)
     _repair_nan(InterpreterBuilder)
+    _repair_all_ones(InterpreterBuilder)
     ReduceOps.apply_impl = _reduced(ReduceOps.apply_impl)
     ScanOps.generic_scan = _scanned(ScanOps.generic_scan)
     _repair_tensor()
@@ -87,6 +88,17 @@ def _repair_nan(builder: Any) -> None:
     builder.create_maxnumf = lambda self, left, right: self.binary_op(left, right, np.fmax)
     builder.create_minnumf = lambda self, left, right: self.binary_op(left, right, np.fmin)
     builder.create_clampf = clamp
+
+
+def _repair_all_ones(builder: Any) -> None:
+    """NumPy refuses -1 in an unsigned dtype, which `~x` asks for."""
+
+    def all_ones(self, dtype):
+        signed = np.full(1, -1, np.dtype(f"i{interpreter._get_np_dtype(dtype).itemsize}"))
+        return TensorHandle(signed.view(interpreter._get_np_dtype(dtype)), dtype.scalar)
+
+    original = builder.get_all_ones_value
+    builder.get_all_ones_value = lambda self, dtype: (all_ones if dtype.scalar.is_int_unsigned() else original)(self, dtype)
 
 
 def _reduced(original: Callable[..., Any]) -> Callable[..., Any]:
