@@ -7,7 +7,7 @@ WORKERS   ?= auto
 BIN       := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: test demo lint types golden benchmarks clean
+.PHONY: test demo lint types golden benchmarks readme clean
 
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -32,6 +32,10 @@ golden: $(INSTALLED)
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+# Brings what the README shows, and its figures, up to date; `make benchmarks` makes the figures.
+readme: $(INSTALLED)
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf build dist demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

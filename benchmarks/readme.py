@@ -43,7 +43,7 @@ class Program:
         file.write_text(code, encoding="utf-8")
         self.files.append(file)
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), contextlib.chdir(self.folder):
             exec(compile(code, str(file), "exec"), self.names)
         self.printed = printed.getvalue().replace(f"{self.folder}/", "").strip()
 
@@ -72,8 +72,9 @@ def launches(figures: Mapping[str, Any]) -> str:
     return "\n".join(table + [row(name, workload) for name, workload in figures["workloads"].items()])
 
 
-def row(name: str, workload: Mapping[str, Any]) -> str:
-    own, peer = workload, workload["inductor"]
+def row(name: str, own: Mapping[str, Any]) -> str:
+    """A line of the table: a workload's figures, each with Inductor's."""
+    peer = own["inductor"]
     cells = [f"{own['launches']} | {peer['launches']}"]
     cells += [f"{megabytes(own[key])} | {megabytes(peer[key])}" for key in ("bytes", "saved_new_bytes")]
     return f"| `{name}` | {' | '.join(cells)} |"
@@ -82,7 +83,7 @@ def row(name: str, workload: Mapping[str, Any]) -> str:
 def exceptions(figures: Mapping[str, Any]) -> str:
     """Where Inductor needs less, and what the table cannot show about attention."""
     behind = {
-        what: [f"`{name}`" for name, row in figures["workloads"].items() if row[key] > row["inductor"][key]]
+        what: [f"`{name}`" for name, own in figures["workloads"].items() if own[key] > own["inductor"][key]]
         for what, key in (("launches", "launches"), ("bytes moved", "bytes"), ("bytes kept", "saved_new_bytes"))
     }
     said = "; ".join(f"in {what}: {', '.join(names)}" for what, names in behind.items() if names)

@@ -7,17 +7,17 @@ Nothing here knows a softmax, or decides whether a cascade pays; SymPy is import
 
 from __future__ import annotations
 
+import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import lcm
 from typing import Any
 
-Expression = Any  # a SymPy expression
-Symbol = Any  # a SymPy symbol
-Element = Any  # of a field of fractions: the normal form
+from gradc.codegen.formula import from_tree, to_tree, to_triton
+from gradc.codegen.normal_form import Atoms, Element, Expression, Inexpressible, Normal, Symbol, is_zero
+
+__all__ = ["Cascade", "Refusal", "derive", "from_json", "to_json", "to_triton", "unproved"]
 
 MAXIMUM_RANK = 4
 SAMPLES = (8, 12)
@@ -42,10 +42,10 @@ class Cascade:
     """
 
     body: Expression
+    varying: tuple[Symbol, ...]
     states: tuple[Symbol, ...]
     old: tuple[Symbol, ...]
     new: tuple[Symbol, ...]
-    varying: tuple[Symbol, ...]
     rank: int
     basis: tuple[Expression, ...]
     transport: tuple[tuple[Expression, ...], ...]
@@ -65,10 +65,6 @@ class Refusal:
     reason: str
 
 
-class _RefusedError(Exception):
-    """Carries a refusal's reason out of the derivation."""
-
-
 def derive(
     expression: Expression, varying: Sequence[Symbol], states: Sequence[Symbol], constants: Sequence[Symbol] = ()
 ) -> Cascade | Refusal:
@@ -86,123 +82,42 @@ def derive(
 def _remembered(expression: Expression, varying: tuple[Symbol, ...], states: tuple[Symbol, ...]) -> Cascade | Refusal:
     try:
         return _derived(expression, varying, states)
-    except _RefusedError as refused:
+    except Inexpressible as refused:
         return Refusal(str(refused))
 
 
 def _derived(expression: Expression, varying: tuple[Symbol, ...], states: tuple[Symbol, ...]) -> Cascade:
+    import sympy
+
     old, new = (tuple(_like(state, f"{state.name}_{age}") for state in states) for age in ("old", "new"))
-    atoms = _Atoms(varying, (*states, *old, *new))
+    atoms = Atoms(varying, (*states, *old, *new))
     body = atoms.abstract(expression)
     samples = _Samples(body, atoms.varying, states)
     rank = samples.rank()
     factor, first = _without_factor(body, atoms.varying, states)
     basis = _basis(first, rank, states, atoms, samples)
-    transport = _transport([b.xreplace(dict(zip(states, old, strict=True))) for b in basis],
-                           [b.xreplace(dict(zip(states, new, strict=True))) for b in basis], old, atoms)  # fmt: skip
-    combination = (factor, *([factor * 0] * (rank - 1)))
-    rows = tuple(tuple(atoms.restored(entry) for entry in row) for row in transport)
-    found = Cascade(
-        expression, states, old, new, varying, rank, tuple(map(atoms.restored, basis)), rows, tuple(map(atoms.restored, combination))
-    )
+    transport = _transport(_at(basis, states, old), _at(basis, states, new), old, atoms)
+    combination = (factor, *([sympy.Integer(0)] * (rank - 1)))
+    exact = (tuple(map(atoms.restored, row)) for row in (basis, combination, *transport))
+    basis, combination, *rows = exact
+    found = Cascade(expression, varying, states, old, new, rank, basis, tuple(rows), combination)
     missing = unproved(found)
     if missing:
-        raise _RefusedError(f"not proved: {missing}")
-    return Cascade(**{**vars(found), "proof": _proof(found)})
+        raise Inexpressible(f"not proved: {missing}")
+    return replace(found, proof=_proof(found))
+
+
+def _at(expressions: Iterable[Expression], states: Sequence[Symbol], others: Sequence[Symbol]) -> list[Expression]:
+    """The expressions with other symbols for the states."""
+    moved = dict(zip(states, others, strict=True))
+    return [expression.xreplace(moved) for expression in expressions]
 
 
 def _like(symbol: Symbol, name: str) -> Symbol:
     return type(symbol)(name, real=symbol.is_real, positive=symbol.is_positive)
 
 
-# 1. What a body is made of
-
-
-class _Atoms:
-    """Symbols for what no state enters and is neither polynomial nor exponential, so that tanh(x) is one more varying symbol.
-
-    A selection whose condition knows no state becomes a sum over an indicator. `restored` undoes both.
-    """
-
-    def __init__(self, varying: Iterable[Symbol], moving: Iterable[Symbol]):
-        self.varying, self.moving = set(varying), frozenset(moving)
-        self.symbols: dict[Expression, Symbol] = {}
-
-    def symbol(self, node: Expression) -> Symbol:
-        import sympy
-
-        if node not in self.symbols:
-            self.symbols[node] = sympy.Dummy(f"atom{len(self.symbols)}")
-            if self.varying & node.free_symbols:
-                self.varying.add(self.symbols[node])
-        return self.symbols[node]
-
-    def abstract(self, node: Expression) -> Expression:
-        import sympy
-
-        if node.is_Float:
-            return sympy.Rational(node)
-        if node.is_Rational or node.is_Symbol:
-            return node
-        if node.is_Add or node.is_Mul or isinstance(node, sympy.exp):
-            return node.func(*map(self.abstract, node.args))
-        if node.is_Pow:
-            return self._abstract_power(*node.args)
-        if self.moving.isdisjoint(node.free_symbols):
-            return self.symbol(node)
-        if isinstance(node, sympy.Piecewise):
-            return self._sum_of_branches(node)
-        if isinstance(node, sympy.sinh | sympy.cosh):
-            return self.abstract(node.rewrite(sympy.exp))
-        return node.func(*map(self.abstract, node.args))
-
-    def _abstract_power(self, base: Expression, exponent: Expression) -> Expression:
-        import sympy
-
-        is_whole = exponent.is_Integer and exponent > 0
-        if base.is_Symbol and exponent.is_Rational or is_whole or exponent.is_Rational and base.free_symbols & self.moving:
-            return self.abstract(base) ** exponent
-        if base.is_Rational and base > 0 and exponent.free_symbols:
-            return sympy.exp(self.symbol(sympy.log(base)) * self.abstract(exponent))
-        if self.moving.isdisjoint(base.free_symbols | exponent.free_symbols):
-            return self.symbol(base**exponent)
-        raise _RefusedError(f"{base**exponent} is neither polynomial nor exponential")
-
-    def _sum_of_branches(self, node: Expression) -> Expression:
-        import sympy
-
-        total, remaining = sympy.Integer(0), sympy.Integer(1)
-        for branch, condition in node.args:
-            if self.moving & condition.free_symbols:
-                raise _RefusedError(f"the condition {condition} depends on the state")
-            holds = sympy.Integer(1) if condition == sympy.true else self.symbol(condition)
-            total, remaining = total + remaining * holds * self.abstract(branch), remaining * (1 - holds)
-        return total
-
-    def restored(self, expression: Expression) -> Expression:
-        """The expression in the symbols it came from; an indicator becomes a selection again, 2**x a power."""
-        import sympy
-
-        for condition, indicator in self.symbols.items():
-            if condition.is_Boolean and expression.has(indicator):
-                holds, fails = (expression.xreplace({indicator: sympy.Integer(value)}) for value in (1, 0))
-                expression = sympy.Piecewise((holds, condition), (fails, True))
-        return expression.xreplace({symbol: node for node, symbol in self.symbols.items()}).replace(sympy.exp, _power_of_base)
-
-
-def _power_of_base(argument: Expression) -> Expression:
-    import sympy
-
-    factors = sympy.Mul.make_args(sympy.factor_terms(argument))
-    bases = [f for f in factors if isinstance(f, sympy.log) and f.args[0].is_Rational]
-    if len(bases) != 1:
-        return sympy.exp(argument)
-    return sympy.Pow(bases[0].args[0], sympy.Mul(*(f for f in factors if f is not bases[0])))
-
-
-def _without_factor(
-    expression: Expression, varying: set[Symbol], states: Sequence[Symbol]
-) -> tuple[Expression, Expression]:
+def _without_factor(expression: Expression, varying: set[Symbol], states: Sequence[Symbol]) -> tuple[Expression, Expression]:
     """A factor that no x enters, and the rest; exponentials of a state stay, because they keep the sum in range."""
     import sympy
 
@@ -212,9 +127,6 @@ def _without_factor(
         return sympy.Integer(1), expression
     taken, rest = ([f for f, kept in zip(factors, stays, strict=True) if kept == side] for side in (False, True))
     return sympy.Mul(*taken), sympy.Mul(*rest)
-
-
-# 2. The rank, in numbers
 
 
 class _Samples:
@@ -245,9 +157,9 @@ class _Samples:
             rows = self._points(self.varying, size, 2 * size + 1)
             found.append(self._rank([[self.number(self.body, {**x, **d}) for d in columns] for x in rows]))
             if found[-1] > MAXIMUM_RANK or found[-1] != found[0]:
-                raise _RefusedError(f"the rank over {size} samples is {found[-1]}: no basis of {MAXIMUM_RANK} or fewer")
+                raise Inexpressible(f"the rank over {size} samples is {found[-1]}: no basis of {MAXIMUM_RANK} or fewer")
         if not found[0]:
-            raise _RefusedError("the body is zero")
+            raise Inexpressible("the body is zero")
         return found[0]
 
     def are_independent(self, functions: Sequence[Expression]) -> bool:
@@ -282,95 +194,140 @@ class _Samples:
             return parts[0] ** (int(node.exp) if node.exp.is_Integer else parts[1])
         function = getattr(self.context, type(node).__name__, None)
         if function is None:
-            raise _RefusedError(f"{node} is neither polynomial nor exponential")
+            raise Inexpressible(f"{node} is neither polynomial nor exponential")
         return function(*parts)
 
 
-# 3. The normal form, the basis and the transport
+def _basis(first: Expression, rank: int, states: Sequence[Symbol], atoms: Atoms, samples: _Samples) -> tuple[Expression, ...]:
+    """`first` and its successive derivatives by the states, as far as they are independent, each in its plainest form."""
+    basis, waiting = [first], [first.diff(state) for state in states]
+    while len(basis) < rank:
+        if not waiting:
+            raise Inexpressible(f"the derivatives close before the rank, {rank}")
+        candidate = _plainest(waiting.pop(0), basis, states, atoms)
+        if samples.are_independent([*basis, candidate]):
+            basis.append(candidate)
+            waiting += [candidate.diff(state) for state in states]
+    return tuple(basis)
 
 
-class _Normal:
-    """A field of fractions that holds given expressions: polynomials in symbols and exponentials, over the rationals.
+def _plainest(candidate: Expression, basis: Sequence[Expression], states: Sequence[Symbol], atoms: Atoms) -> Expression:
+    """The candidate without multiples of earlier ones that only lengthen it, and without a factor that no x enters."""
+    normal = Normal([candidate, *basis])
+    element = normal.element(candidate)
+    for earlier in map(normal.element, basis):
+        shared = dict(earlier.numer.terms())
+        for share in {c / shared[powers] for powers, c in element.numer.terms() if powers in shared}:
+            shorter = element - share * earlier
+            if len(shorter.numer) < len(element.numer):
+                element = shorter
+    return _without_factor(normal.expression(element), atoms.varying, states)[1]
 
-    Its generators are roots of symbols (and of what else stands alone), exponentials of monomials, and exp(i·monomial) for
-    sines and cosines. Two expressions are equal when their elements are.
-    """
 
-    def __init__(self, expressions: Sequence[Expression]):
-        import sympy
-        from sympy.polys.fields import FracField
+def _transport(
+    before: Sequence[Expression], after: Sequence[Expression], old: Sequence[Symbol], atoms: Atoms
+) -> list[tuple[Expression, ...]]:
+    """T with after = T·before: both as coordinates over the monomials in x, and one linear system."""
+    normal = Normal([*before, *after])
+    rows = [normal.coordinates(normal.element(b), atoms) for b in (*before, *after)]
+    monomials = sorted(set().union(*rows))
+    columns = _solved([[row.get(m, normal.field.zero) for row in rows] for m in monomials], len(before))
+    for entry in (entry for column in columns for entry in column):
+        poles = [of for of in normal.poles(entry) if of.free_symbols & set(old)]
+        if poles:
+            raise Inexpressible(f"the transport has a pole in {', '.join(map(str, poles))}")
+    return [tuple(normal.expression(column[i]) for column in columns) for i in range(len(before))]
 
-        self.roots: dict[tuple[str, Expression], int] = {}
-        for symbol in sorted(set().union(*(e.free_symbols for e in expressions)), key=lambda s: (s.name, s.sort_key())):
-            self.roots["power", symbol] = 1
-        for expression in expressions:
-            for kind, of, exponent in _leaves(expression):
-                self.roots[kind, of] = lcm(self.roots.get((kind, of), 1), exponent.q)
-        self.is_complex = any(kind == "turn" for kind, _ in self.roots)
-        names = [sympy.Dummy() for _ in self.roots] or [sympy.Dummy()]
-        self.field = FracField(names, sympy.QQ_I if self.is_complex else sympy.QQ, sympy.lex)
-        self.generators = dict(zip(self.roots, self.field.gens, strict=False))
 
-    def element(self, node: Expression) -> Element:
-        import sympy
+def _solved(equations: list[list[Element]], unknowns: int) -> list[list[Element]]:
+    """X with A·X = C, for rows (A | C) of a system with more equations than unknowns; refuses where there is none."""
+    for i in range(unknowns):
+        pivot = next((k for k in range(i, len(equations)) if equations[k][i]), None)
+        if pivot is None:
+            raise Inexpressible("the basis is not independent")
+        equations[i], equations[pivot] = equations[pivot], equations[i]
+        equations[i] = [entry / equations[i][i] for entry in equations[i]]
+        for k, row in enumerate(equations):
+            if k != i and row[i]:
+                equations[k] = [entry - row[i] * p for entry, p in zip(row, equations[i], strict=True)]
+    if any(entry for row in equations[unknowns:] for entry in row):
+        raise Inexpressible("no transport holds for every x")
+    return [row[unknowns:] for row in equations[:unknowns]]
 
-        if node.is_Rational:
-            return self.field.ground_new(self.field.domain.from_sympy(node))
-        if node.is_Add:
-            return sum(map(self.element, node.args), self.field.zero)
-        if node.is_Mul or node.is_Pow and node.exp.is_Integer:
-            factors = node.args if node.is_Mul else [node.base] * abs(int(node.exp))
-            product = self.field.one
-            for factor in factors:
-                product *= self.element(factor)
-            return product if node.is_Mul or node.exp > 0 else 1 / product
-        product = self.field.one
-        for kind, of, exponent in _leaves(node):
-            product *= self.generators[kind, of] ** int(exponent * self.roots[kind, of])
-        if isinstance(node, sympy.sin | sympy.cos):
-            i, back = self.field.ground_new(sympy.QQ_I(0, 1)), 1 / product
-            return (product - back) / (2 * i) if isinstance(node, sympy.sin) else (product + back) / 2
-        return product
 
-    def expression(self, element: Element) -> Expression:
-        """A readable form: a sum of factored polynomials times exponentials."""
-        numerator, denominator = list(element.numer.terms()), list(element.denom.terms())
-        if len(denominator) > 1:
-            return self._sum(numerator) / self._sum(denominator)
-        [(shift, scale)] = denominator
-        return self._sum([(tuple(n - m for n, m in zip(p, shift, strict=True)), c / scale) for p, c in numerator])
+def unproved(cascade: Cascade) -> str:
+    """Which of the cascade's four identities is not shown by its normal form; empty where all are."""
+    import sympy
 
-    def _sum(self, terms: list[tuple[tuple[int, ...], Any]]) -> Expression:
-        import sympy
+    old, new, third = cascade.old, cascade.new, tuple(sympy.Dummy(s.name) for s in cascade.states)
+    atoms = Atoms(cascade.varying, (*cascade.states, *old, *new, *third))
+    body, *basis = map(atoms.abstract, (cascade.body, *cascade.basis))
+    combination = [atoms.abstract(part) for part in cascade.combination]
+    T = sympy.Matrix([[atoms.abstract(entry) for entry in row] for row in cascade.transport])
+    before, after = (sympy.Matrix(_at(basis, cascade.states, at)) for at in (old, new))
+    same, onward, whole = (_moved(T, dict(zip(old + new, to, strict=True))) for to in (old + old, new + third, old + third))
+    identities = {
+        "the body is the combination of the basis": [body - sum(c * b for c, b in zip(combination, basis, strict=True))],
+        "B(x; e) = T(d, e)·B(x; d)": after - T * before,
+        "T(d, d) = 1": same - sympy.eye(cascade.rank),
+        "T(e, f)·T(d, e) = T(d, f)": onward * T - whole,
+    }
+    return "; ".join(claim for claim, differences in identities.items() if not all(map(is_zero, differences)))
 
-        groups: dict[tuple[Expression, Expression], list[Expression]] = defaultdict(lambda: [sympy.Integer(0)] * 2)
-        for powers, coefficient in terms:
-            parts = {"power": sympy.Integer(1), "exp": sympy.Integer(0), "turn": sympy.Integer(0)}
-            for ((kind, of), root), power in zip(self.roots.items(), powers, strict=False):
-                exponent = sympy.Rational(power, root)
-                parts[kind] = parts[kind] * of**exponent if kind == "power" else parts[kind] + of * exponent
-            split = (coefficient.x, coefficient.y) if self.is_complex else (coefficient, 0)
-            group = groups[parts["exp"], parts["turn"]]
-            group[:] = [g + sympy.Rational(c.numerator, c.denominator) * parts["power"] for g, c in zip(group, split, strict=True)]
-        total = sympy.Integer(0)
-        for (argument, angle), (real, imaginary) in groups.items():
-            wave = sympy.factor(real) * sympy.cos(angle) - sympy.factor(imaginary) * sympy.sin(angle)
-            total += wave * sympy.exp(sympy.factor_terms(argument))
-        return total
 
-    def coordinates(self, element: Element, atoms: _Atoms) -> dict[tuple[int, ...], Element]:
-        """The coefficients, which no x enters, of the monomials in x. Refuses where x and the state do not separate."""
-        has_x = []
-        for (_, of), _ in self.roots.items():
-            has_x.append(bool(of.free_symbols & atoms.varying))
-            if has_x[-1] and of.free_symbols & atoms.moving:
-                raise _RefusedError(f"{of} does not separate the axis from the state")
-        has_x += [False] * (self.field.ngens - len(has_x))
-        below = _grouped(element.denom, has_x)
-        if len(below) > 1:
-            raise _RefusedError("a denominator does not separate the axis from the state")
-        [(shift, divisor)] = below.items()
-        return {
-            tuple(n - m for n, m in zip(powers, shift, strict=True)): self.field(part) / self.field(divisor)
-            for powers, part in _grouped(element.numer, has_x).items()
-        }
+def _moved(transport: Any, moves: dict[Symbol, Symbol]) -> Any:
+    return transport.applyfunc(lambda entry: entry.xreplace(moves))
+
+
+def _proof(cascade: Cascade) -> tuple[str, ...]:
+    """The identities shown, for a reader: the state is m, then m'."""
+    primed = [_like(state, f"{state.name}'") for state in cascade.states]
+    moved = [_text(b) for b in _at(cascade.basis, cascade.states, primed)]
+    row = _at(cascade.transport[0], cascade.old + cascade.new, (*cascade.states, *primed))
+    terms = [_times(entry, b) for entry, b in zip(row, cascade.basis, strict=True) if entry != 0]
+    lines = [f"{moved[0]} = {' + '.join(terms)}   rank {cascade.rank}"]
+    if cascade.combination[0] != 1:
+        lines.insert(0, f"{_text(cascade.body)} = {_times(cascade.combination[0], cascade.basis[0])}")
+    if cascade.rank > 1:
+        lines.append(f"B = ({', '.join(map(_text, cascade.basis))}): T(d, d) = 1, T(e, f)·T(d, e) = T(d, f)")
+    return tuple(lines)
+
+
+def _times(x: Expression, y: Expression) -> str:
+    parts = [f"({_text(part)})" if part.is_Add else _text(part) for part in (x, y) if part != 1]
+    return "·".join(parts) or "1"
+
+
+def _text(expression: Expression) -> str:
+    text = str(expression)
+    for found, sign in (("**2", "²"), ("**3", "³"), ("**", "^"), ("*", "·"), ("sqrt(", "√(")):
+        text = text.replace(found, sign)
+    return text
+
+
+def to_json(result: Cascade | Refusal) -> str:
+    """A result as JSON text that `from_json` reads back, without any text being evaluated."""
+    if isinstance(result, Refusal):
+        return json.dumps({"reason": result.reason})
+    return json.dumps({name: _nested(part) for name, part in vars(result).items()})
+
+
+def _nested(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return {"tuple": [_nested(entry) for entry in part]}
+    return part if isinstance(part, int | str) else to_tree(part)
+
+
+def from_json(text: str, symbols: Iterable[Symbol] = ()) -> Cascade | Refusal:
+    """The result of a text from `to_json`, in the given symbols where names agree. Raises ValueError for any other text."""
+    found = json.loads(text)
+    if "reason" in found:
+        return Refusal(found["reason"])
+    known = tuple(symbols)
+    return Cascade(**{name: _flat(part, known) for name, part in found.items()})
+
+
+def _flat(part: Any, symbols: tuple[Symbol, ...]) -> Any:
+    if isinstance(part, dict):
+        return tuple(_flat(entry, symbols) for entry in part["tuple"])
+    return from_tree(part, symbols) if isinstance(part, list) else part

@@ -5,7 +5,8 @@ A function's Triton spelling is its row's. Trees are rebuilt node by node from a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from gradc import types
@@ -52,7 +53,7 @@ def _printed(node: Expression, names: Mapping[Symbol, str]) -> tuple[str, int]:
         return _printed_power(node.base, node.exp, names)
     if isinstance(node, sympy.Piecewise):
         return _printed_selection(list(node.args), names), ATOM
-    return _called(ROWS.get(type(node).__name__, type(node).__name__), names, *node.args)
+    return _called(ROWS.get(type(node).__name__, type(node).__name__), names, node.args), ATOM
 
 
 def _called(name: str, names: Mapping[Symbol, str], operands: Sequence[Expression]) -> str:
@@ -143,8 +144,10 @@ def _rebuilt(tree: Tree, symbols: Mapping[str, Symbol]) -> Expression:
     if kind == "rational":
         return sympy.Rational(int(parts[0]), int(parts[1]))
     if kind in LEAVES and not parts:
-        return LEAVES_OF
+        return getattr(sympy.S, kind)
     if kind not in FUNCTIONS:
         raise ValueError(f"a formula has no {kind!r}")
     arguments = [_rebuilt(part, symbols) for part in parts]
-    return arguments
+    if kind == "ExprCondPair":
+        return sympy.functions.elementary.piecewise.ExprCondPair(*arguments)
+    return getattr(sympy, kind)(*arguments, evaluate=False)

@@ -164,7 +164,9 @@ class Normal:
                 parts[kind] = parts[kind] * of**exponent if kind == "power" else parts[kind] + of * exponent
             split = (coefficient.x, coefficient.y) if self.is_complex else (coefficient, 0)
             group = groups[parts["exp"], parts["turn"]]
-            group[:] = [g + sympy.Rational(c.numerator, c.denominator) * parts["power"] for g, c in zip(group, split, strict=True)]
+            group[:] = [
+                g + sympy.Rational(c.numerator, c.denominator) * parts["power"] for g, c in zip(group, split, strict=True)
+            ]
         total = sympy.Integer(0)
         for (argument, angle), (real, imaginary) in groups.items():
             wave = sympy.factor(real) * sympy.cos(angle) - sympy.factor(imaginary) * sympy.sin(angle)
@@ -187,6 +189,20 @@ class Normal:
             tuple(n - m for n, m in zip(powers, shift, strict=True)): self.field(part) / self.field(divisor)
             for powers, part in _grouped(element.numer, has_x).items()
         }
+
+    def poles(self, element: Element) -> list[Expression]:
+        """What a denominator is made of, but for exponentials standing as factors, which are never 0."""
+        terms = [powers for powers, _ in element.denom.terms()]
+        return [
+            of
+            for (kind, of), powers in zip(self.roots, zip(*terms, strict=True), strict=False)
+            if any(powers) and (kind == "power" or len(set(powers)) > 1)
+        ]
+
+
+def is_zero(expression: Expression) -> bool:
+    """Whether the expression is shown to be 0, by its normal form."""
+    return not Normal([expression]).element(expression)
 
 
 def _grouped(polynomial: Any, chosen: Sequence[bool]) -> dict[tuple[int, ...], Any]:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 from gradc.codegen.lower import Program, differentiate, lower_graph, lower_pair, with_literals
 from gradc.codegen.residuals import Partition
+from gradc.errors import PACKAGE_FOLDERS
 from gradc.ir import Graph, Value
 from gradc.runtime.cache import DiskCache, digest
 
@@ -28,7 +31,7 @@ class Plan:
 
 def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache) -> tuple[Plan, bool]:
     """The plan for a normalised graph, differentiable with respect to the inputs `wrt`; and whether it was on disk."""
-    key = digest("plan", FORMAT, version("gradc"), str(graph), repr([v.operation for v in graph.inputs]), repr(wrt))
+    key = digest("plan", FORMAT, compiler_state(), str(graph), repr([v.operation for v in graph.inputs]), repr(wrt))
     found = cache.get(key)
     if found is not None and {"module.py", "plan.json"} <= found.keys():
         content = json.loads(found["plan.json"])
@@ -36,6 +39,13 @@ def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache) -> tuple[Pla
     plan = _lowered(graph, wrt)
     cache.put(key, {"module.py": plan.source, "plan.json": json.dumps({"outputs": plan.outputs, "kept": plan.kept})})
     return plan, False
+
+
+@cache
+def compiler_state() -> str:
+    """What the compiler is: its version and its own files, so that an edited one does not find an older one's programs."""
+    files = sorted(path for folder in PACKAGE_FOLDERS for path in Path(folder).rglob("*.py"))
+    return digest(version("gradc"), *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
 
 
 def _lowered(graph: Graph, wrt: tuple[int, ...]) -> Plan:

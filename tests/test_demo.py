@@ -59,6 +59,26 @@ def test_batches_are_whole_shuffled_and_repeatable():
     assert not np.array_equal(once[0][1], other[0][1])
 
 
+def test_every_epoch_has_another_order():
+    class Recorder:
+        def __init__(self):
+            self.orders = []
+
+        def step(self, images, labels):
+            self.orders.append(tuple(labels))
+            return 0.0
+
+        def accuracy(self, images, labels):
+            return 0.0
+
+        def wait(self): ...
+
+    recorder = Recorder()
+    training = fit(recorder, load_digits(0, 200), 3, 0, lambda loss, accuracy: None)
+    assert training.steps == len(recorder.orders) == 6
+    assert len(set(recorder.orders)) == 6
+
+
 # The program
 
 

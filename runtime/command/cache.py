@@ -38,13 +38,13 @@ def listing(held: DiskCache, everything: bool) -> None:
 
     entries = held.entries()
     latest = entries if everything else entries[-LATEST:]
-    total = size(sum(entry.size for entry in entries))
-    shown = table(f"{held.folder}: {len(entries)} entries, {total}", "key", "what", "size", "age", numbers=("size", "age"))
+    console, total = console_for(), size(sum(entry.size for entry in entries))
+    console.print(f"{held.folder}: {len(entries)} entries, {total}", highlight=False, soft_wrap=True)
+    shown = table("", "key", "what", "size", "age", numbers=("size", "age"))
     for entry in latest:
         shown.add_row(
             entry.key[:SHORT_KEY], escape(described(held.get(entry.key))), size(entry.size), age(time.time() - entry.modified)
         )
-    console = console_for()
     console.print(shown)
     if len(latest) < len(entries):
         console.print(f"the latest {len(latest)}; `gradc cache --all` lists every entry")
