@@ -28,6 +28,15 @@ PACKAGES = ("gradc", "numpy", "torch", "triton")
 LARGE = 1_000_000  # bytes from which an array's accesses must be 16 bytes wide
 
 
+def has_gpu() -> bool:
+    """Whether torch is installed and finds a GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
 def circumstances() -> dict[str, Any]:
     """When, from which commit and with which versions the figures were made."""
     return {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from gradc.codegen.formula import from_tree, to_tree, to_triton
+from gradc.codegen.formula import from_tree, to_text, to_tree, to_triton
 from gradc.codegen.normal_form import Atoms, Element, Expression, Inexpressible, Normal, Symbol, is_zero
 
 __all__ = ["Cascade", "Refusal", "derive", "from_json", "to_json", "to_triton", "unproved"]
@@ -22,7 +22,7 @@ __all__ = ["Cascade", "Refusal", "derive", "from_json", "to_json", "to_triton", 
 MAXIMUM_RANK = 4
 SAMPLES = (8, 12)
 DIGITS = 60
-NEGLIGIBLE = "1e-40"  # beside the largest entry; a finite rank leaves about 1e-58
+NEGLIGIBLE = "1e-40"  # beside the largest entry of its row; a finite rank leaves about 1e-58
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,13 @@ def derive(
 
     Results are remembered for the life of the process. Raises ValueError for a symbol of which nothing is said.
     """
+    import sympy
+
     unknown = expression.free_symbols.difference(varying, states, constants)
     if unknown:
         raise ValueError(f"neither varying, nor a state, nor constant: {', '.join(sorted(map(str, unknown)))}")
-    return _remembered(expression, tuple(varying), tuple(states))
+    exact = {number: sympy.Rational(number) for number in expression.atoms(sympy.Float)}
+    return _remembered(expression.xreplace(exact), tuple(varying), tuple(states))
 
 
 @lru_cache(maxsize=1024)
@@ -89,21 +92,22 @@ def _remembered(expression: Expression, varying: tuple[Symbol, ...], states: tup
 def _derived(expression: Expression, varying: tuple[Symbol, ...], states: tuple[Symbol, ...]) -> Cascade:
     import sympy
 
-    old, new = (tuple(_like(state, f"{state.name}_{age}") for state in states) for age in ("old", "new"))
+    old, new = (tuple(_like(state, age, expression) for state in states) for age in ("old", "new"))
     atoms = Atoms(varying, (*states, *old, *new))
     body = atoms.abstract(expression)
     samples = _Samples(body, atoms.varying, states)
     rank = samples.rank()
     factor, first = _without_factor(body, atoms.varying, states)
+    if factor == -1:
+        factor, first = -factor, body
     basis = _basis(first, rank, states, atoms, samples)
     transport = _transport(_at(basis, states, old), _at(basis, states, new), old, atoms)
     combination = (factor, *([sympy.Integer(0)] * (rank - 1)))
-    exact = (tuple(map(atoms.restored, row)) for row in (basis, combination, *transport))
-    basis, combination, *rows = exact
-    found = Cascade(expression, varying, states, old, new, rank, basis, tuple(rows), combination)
-    missing = unproved(found)
+    missing = _unproved(body, basis, transport, combination, (states, old, new))
     if missing:
         raise Inexpressible(f"not proved: {missing}")
+    basis, combination, *rows = (tuple(map(atoms.restored, row)) for row in (basis, combination, *transport))
+    found = Cascade(expression, varying, states, old, new, rank, basis, tuple(rows), combination)
     return replace(found, proof=_proof(found))
 
 
@@ -113,8 +117,12 @@ def _at(expressions: Iterable[Expression], states: Sequence[Symbol], others: Seq
     return [expression.xreplace(moved) for expression in expressions]
 
 
-def _like(symbol: Symbol, name: str) -> Symbol:
-    return type(symbol)(name, real=symbol.is_real, positive=symbol.is_positive)
+def _like(state: Symbol, age: str, expression: Expression) -> Symbol:
+    """A symbol such as m_old that the expression does not have."""
+    name, taken = f"{state.name}_{age}", {symbol.name for symbol in expression.free_symbols}
+    while name in taken:
+        name += "_"
+    return type(state)(name, real=state.is_real, positive=state.is_positive)
 
 
 def _without_factor(expression: Expression, varying: set[Symbol], states: Sequence[Symbol]) -> tuple[Expression, Expression]:
@@ -122,7 +130,7 @@ def _without_factor(expression: Expression, varying: set[Symbol], states: Sequen
     import sympy
 
     factors = sympy.Mul.make_args(sympy.factor_terms(expression) if expression.is_Add else expression)
-    stays = [bool(f.free_symbols & varying or isinstance(f, sympy.exp) and f.has(*states)) for f in factors]
+    stays = [bool(f.free_symbols & varying or (isinstance(f, sympy.exp) and f.has(*states))) for f in factors]
     if all(stays):
         return sympy.Integer(1), expression
     taken, rest = ([f for f, kept in zip(factors, stays, strict=True) if kept == side] for side in (False, True))
@@ -143,7 +151,8 @@ class _Samples:
         self.constants = self._points([s for s in ordered if s not in varying and s not in states], 1, 0)[0]
 
     def _points(self, symbols: list[Symbol], count: int, seed: int) -> list[dict[Symbol, Any]]:
-        draw, points = random.Random(seed), [{} for _ in range(count)]
+        draw = random.Random(seed)
+        points: list[dict[Symbol, Any]] = [{} for _ in range(count)]
         for symbol in symbols:
             for point, place in zip(points, draw.sample(range(count), count), strict=True):
                 point[symbol] = self.context.mpf(997 * place + draw.randrange(1, 997)) * 4 / (997 * count)
@@ -168,10 +177,10 @@ class _Samples:
         return self._rank([[self.number(f, {**x, **state}) for x in points] for f in functions]) == len(functions)
 
     def _rank(self, rows: list[list[Any]]) -> int:
-        threshold = max(abs(entry) for row in rows for entry in row) * self.context.mpf(NEGLIGIBLE)
+        rows = [[entry / (max(map(abs, row)) or 1) for entry in row] for row in rows]
         for rank in range(len(rows)):
             size, i, j = max((abs(rows[i][j]), i, j) for i in range(rank, len(rows)) for j in range(len(rows[0])))
-            if size <= threshold:
+            if size <= self.context.mpf(NEGLIGIBLE):
                 return rank
             rows[rank], rows[i] = rows[i], rows[rank]
             pivot = rows[rank]
@@ -205,7 +214,7 @@ def _basis(first: Expression, rank: int, states: Sequence[Symbol], atoms: Atoms,
         if not waiting:
             raise Inexpressible(f"the derivatives close before the rank, {rank}")
         candidate = _plainest(waiting.pop(0), basis, states, atoms)
-        if samples.are_independent([*basis, candidate]):
+        if candidate != 0 and samples.are_independent([*basis, candidate]):
             basis.append(candidate)
             waiting += [candidate.diff(state) for state in states]
     return tuple(basis)
@@ -213,6 +222,8 @@ def _basis(first: Expression, rank: int, states: Sequence[Symbol], atoms: Atoms,
 
 def _plainest(candidate: Expression, basis: Sequence[Expression], states: Sequence[Symbol], atoms: Atoms) -> Expression:
     """The candidate without multiples of earlier ones that only lengthen it, and without a factor that no x enters."""
+    import sympy
+
     normal = Normal([candidate, *basis])
     element = normal.element(candidate)
     for earlier in map(normal.element, basis):
@@ -221,7 +232,11 @@ def _plainest(candidate: Expression, basis: Sequence[Expression], states: Sequen
             shorter = element - share * earlier
             if len(shorter.numer) < len(element.numer):
                 element = shorter
-    return _without_factor(normal.expression(element), atoms.varying, states)[1]
+    if not element:
+        return sympy.Integer(0)
+    _, plain = _without_factor(normal.expression(element), atoms.varying, states)
+    leading = next((term for term in plain.as_ordered_terms() if term.free_symbols & atoms.varying), plain)
+    return -plain if leading.could_extract_minus_sign() else plain
 
 
 def _transport(
@@ -256,20 +271,37 @@ def _solved(equations: list[list[Element]], unknowns: int) -> list[list[Element]
 
 
 def unproved(cascade: Cascade) -> str:
-    """Which of the cascade's four identities is not shown by its normal form; empty where all are."""
+    """Which of a cascade's four identities are not shown by their normal forms; empty where all are."""
+    missing = ""
+    for grouped in (True, False):
+        atoms = Atoms(cascade.varying, (*cascade.states, *cascade.old, *cascade.new), grouped)
+        body, *rows = [
+            [*map(atoms.abstract, row)] for row in ((cascade.body,), cascade.basis, cascade.combination, *cascade.transport)
+        ]
+        basis, combination, *transport = rows
+        missing = _unproved(body[0], basis, transport, combination, (cascade.states, cascade.old, cascade.new))
+        if not missing:
+            break
+    return missing
+
+
+def _unproved(
+    body: Expression,
+    basis: Sequence[Expression],
+    transport: Sequence[Sequence[Expression]],
+    combination: Sequence[Expression],
+    symbols: tuple[tuple[Symbol, ...], ...],
+) -> str:
     import sympy
 
-    old, new, third = cascade.old, cascade.new, tuple(sympy.Dummy(s.name) for s in cascade.states)
-    atoms = Atoms(cascade.varying, (*cascade.states, *old, *new, *third))
-    body, *basis = map(atoms.abstract, (cascade.body, *cascade.basis))
-    combination = [atoms.abstract(part) for part in cascade.combination]
-    T = sympy.Matrix([[atoms.abstract(entry) for entry in row] for row in cascade.transport])
-    before, after = (sympy.Matrix(_at(basis, cascade.states, at)) for at in (old, new))
+    states, old, new = symbols
+    third, T = tuple(sympy.Dummy(s.name) for s in states), sympy.Matrix(transport)
+    before, after = (sympy.Matrix(_at(basis, states, at)) for at in (old, new))
     same, onward, whole = (_moved(T, dict(zip(old + new, to, strict=True))) for to in (old + old, new + third, old + third))
     identities = {
         "the body is the combination of the basis": [body - sum(c * b for c, b in zip(combination, basis, strict=True))],
         "B(x; e) = T(d, e)·B(x; d)": after - T * before,
-        "T(d, d) = 1": same - sympy.eye(cascade.rank),
+        "T(d, d) = 1": same - sympy.eye(len(basis)),
         "T(e, f)·T(d, e) = T(d, f)": onward * T - whole,
     }
     return "; ".join(claim for claim, differences in identities.items() if not all(map(is_zero, differences)))
@@ -281,28 +313,26 @@ def _moved(transport: Any, moves: dict[Symbol, Symbol]) -> Any:
 
 def _proof(cascade: Cascade) -> tuple[str, ...]:
     """The identities shown, for a reader: the state is m, then m'."""
-    primed = [_like(state, f"{state.name}'") for state in cascade.states]
-    moved = [_text(b) for b in _at(cascade.basis, cascade.states, primed)]
-    row = _at(cascade.transport[0], cascade.old + cascade.new, (*cascade.states, *primed))
-    terms = [_times(entry, b) for entry, b in zip(row, cascade.basis, strict=True) if entry != 0]
-    lines = [f"{moved[0]} = {' + '.join(terms)}   rank {cascade.rank}"]
+    basis, rank = cascade.basis, cascade.rank
+    primed = {state: f"{state.name}'" for state in cascade.states}
+    names = {symbol: state.name for symbol, state in zip(cascade.old, cascade.states, strict=True)}
+    names |= {symbol: f"{state.name}'" for symbol, state in zip(cascade.new, cascade.states, strict=True)}
+    terms = [_term(t, b, names) for t, b in zip(cascade.transport[0], basis, strict=True) if t != 0]
+    lines = [f"{to_text(basis[0], names=primed)} = {' + '.join(terms).replace('+ -', '- ')}   rank {rank}"]
+    if cascade.is_constant:
+        lines = [
+            f"no {' or '.join(s.name for s in primed)} in ({', '.join(map(to_text, basis))}): nothing to repair   rank {rank}"
+        ]
     if cascade.combination[0] != 1:
-        lines.insert(0, f"{_text(cascade.body)} = {_times(cascade.combination[0], cascade.basis[0])}")
-    if cascade.rank > 1:
-        lines.append(f"B = ({', '.join(map(_text, cascade.basis))}): T(d, d) = 1, T(e, f)·T(d, e) = T(d, f)")
+        lines.insert(0, f"{to_text(cascade.body)} = {to_text(cascade.combination[0], basis[0])}")
+    if rank > 1:
+        lines.append(f"B = ({', '.join(map(to_text, basis))}): T(d, d) = 1, T(e, f)·T(d, e) = T(d, f)")
     return tuple(lines)
 
 
-def _times(x: Expression, y: Expression) -> str:
-    parts = [f"({_text(part)})" if part.is_Add else _text(part) for part in (x, y) if part != 1]
-    return "·".join(parts) or "1"
-
-
-def _text(expression: Expression) -> str:
-    text = str(expression)
-    for found, sign in (("**2", "²"), ("**3", "³"), ("**", "^"), ("*", "·"), ("sqrt(", "√(")):
-        text = text.replace(found, sign)
-    return text
+def _term(entry: Expression, basis: Expression, names: dict[Symbol, str]) -> str:
+    text = to_text(entry, basis, names=names)
+    return f"({text})" if 1 in (entry, basis) and (entry * basis).is_Add else text
 
 
 def to_json(result: Cascade | Refusal) -> str:

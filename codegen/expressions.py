@@ -57,6 +57,8 @@ class Expressions:
         self.helpers: set[str] = set()
         self.uses = Counter([*(operand for node in nodes for operand in node.operands), *roots])
         self.accumulators: dict[Node, tuple[str, tuple[KernelAxis, ...]]] = {}
+        fed = Counter(x for node in nodes if node.kind == "dot" for x in node.operands if x.kind == "load" and dtypes[x.value] == x.dtype)
+        self.as_stored = {load for load, times in fed.items() if times == self.uses[load]}  # read for matrix units alone: not widened
         self._node_names: dict[Node, str] = {}
 
     # Header ----------------------------------------------------------------------------------------------------------
@@ -207,7 +209,8 @@ class Expressions:
         other = 'float("nan")' if gathered else zero(access.buffer.dtype)
         masked = f", mask={' & '.join(conditions)}, other={other}" if conditions else ""
         dtype = self.dtypes[access.buffer]
-        return f"tl.load({address}{masked})" + (f".to({triton_dtype(dtype.compute)})" if dtype.compute != dtype else "")
+        widens = dtype.compute != dtype and node not in self.as_stored
+        return f"tl.load({address}{masked})" + (f".to({triton_dtype(dtype.compute)})" if widens else "")
 
     def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         """The condition of a guard, leaving out the sides that always hold."""
@@ -319,7 +322,8 @@ class Expressions:
             text = f"tl.where({self.positions.mask(summed[0], wanted, scope)}, {text}, 0.0)"
         if len(x.axes) < len(wanted):
             text = f"tl.broadcast_to({text}, [{', '.join(self.positions.block(k) for k in wanted)}])"
-        return text if body.dtype.compute == body.dtype else f"{text}.to({triton_dtype(body.dtype)})"
+        narrows = body.dtype.compute != body.dtype and body not in self.as_stored
+        return f"{text}.to({triton_dtype(body.dtype)})" if narrows else text
 
     def finish_accumulator(self, scope: Scope, node: Node) -> None:
         """Folds the accumulator after its loop; the result is known from here on."""

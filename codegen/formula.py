@@ -5,16 +5,20 @@ A function's Triton spelling is its row's. Trees are rebuilt node by node from a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from math import isfinite
 from typing import Any
 
 from gradc import types
+from gradc.codegen.scope import ATOM, BINDING
 from gradc.ops import TABLE
 
 Expression = Any  # a SymPy expression
 Symbol = Any  # a SymPy symbol
 Tree = list[Any]
+Printed = tuple[str, int]  # a text, and how tightly it binds (`scope.py`)
 
 ROWS = {"Abs": "abs", "Max": "maximum", "Min": "minimum", "ceiling": "ceil", "StrictGreaterThan": "greater", "StrictLessThan": "less",
         "GreaterThan": "greater_equal", "LessThan": "less_equal", "Equality": "equal", "Unequality": "not_equal",
@@ -22,102 +26,165 @@ ROWS = {"Abs": "abs", "Max": "maximum", "Min": "minimum", "ceiling": "ceil", "St
 LEAVES = ("Infinity", "NegativeInfinity", "Exp1", "Pi", "BooleanTrue", "BooleanFalse")
 FUNCTIONS = frozenset({"exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
                        "erf", "erfc", "floor", "sign", "Heaviside", "Piecewise", "ExprCondPair", "Add", "Mul", "Pow", *ROWS})  # fmt: skip
-SUM, PRODUCT, ATOM = 6, 7, 10  # how tightly text binds, as in `scope.py`
+SUM, PRODUCT = BINDING["+"], BINDING["*"]
+ENCLOSED = re.compile(r"[\w.]+\((?:.*[ (])?\{x\}[,)].*")  # a template that is a call with operands between its commas
 
 
 def to_triton(expression: Expression, names: Mapping[Symbol, str]) -> str:
     """Triton text of a formula over float tensors. `names` are identifiers, calls or subscripts, one for each symbol.
 
-    Raises KeyError for a symbol or a function without a spelling.
+    Raises KeyError for a symbol without a name and for a function without a row.
     """
-    return _printed(expression, names)[0]
+    return _Triton(names).printed(expression)[0]
 
 
-def _printed(node: Expression, names: Mapping[Symbol, str]) -> tuple[str, int]:
-    """The text and how tightly it binds."""
-    import sympy
-
-    if node.is_Symbol:
-        return names[node], ATOM
-    if node.is_Rational:
-        return repr(float(node)), ATOM if node >= 0 else SUM
-    if node in (sympy.oo, -sympy.oo):
-        return f'float("{"-" * (node < 0)}inf")', ATOM
-    if node.is_Number or node.is_NumberSymbol:
-        return repr(float(node)), ATOM
-    if node.is_Add:
-        return _printed_sum(node, names), SUM
-    if node.is_Mul:
-        return _printed_product(node, names)
-    if node.is_Pow:
-        return _printed_power(node.base, node.exp, names)
-    if isinstance(node, sympy.Piecewise):
-        return _printed_selection(list(node.args), names), ATOM
-    return _called(ROWS.get(type(node).__name__, type(node).__name__), names, node.args), ATOM
+def to_text(*factors: Expression, names: Mapping[Symbol, str] | None = None) -> str:
+    """A product of formulas, left as it is, as people write it: exp(m - m')·v². Symbols without another name keep theirs."""
+    printer, shown = _Text(names or {}), [f for f in factors if f != 1] or [factors[0]]
+    if len(shown) == 1:
+        return printer.printed(shown[0])[0]
+    signs, texts, _ = zip(
+        *((False, printer.operand(f, PRODUCT), 0) if f.is_Add else printer.signed(f) for f in shown), strict=True
+    )
+    return "-" * (sum(signs) % 2) + "·".join(texts)
 
 
-def _called(name: str, names: Mapping[Symbol, str], operands: Sequence[Expression]) -> str:
-    """A function in its row's spelling; infix spellings (comparisons, logic) in parentheses."""
-    row, texts = TABLE[name], [_operand(x, names, ATOM) for x in operands]
+class _Triton:
+    """Prints formulas; every method gives a text and how tightly it binds."""
 
-    def spelled(*parts: str) -> str:
-        text = row.spell(types.float32, *parts)
-        return text if text.startswith(("tl.", "libdevice.")) else f"({text})"
+    times = " * "
+    over = " / "
 
-    return reduce(spelled, texts) if row.arity == 2 else spelled(*texts)
+    def __init__(self, names: Mapping[Symbol, str]):
+        self.names = names
+
+    def printed(self, node: Expression) -> Printed:
+        import sympy
+
+        if node.is_Symbol:
+            return self.symbol(node), ATOM
+        if node.is_Add:
+            share, rest = node.primitive()
+            if share != 1 and all(abs(term.as_coeff_Mul()[0]) == 1 for term in rest.args):
+                return f"{self.printed(share)[0]}{self.times}{self.operand(rest)}", PRODUCT
+            return self._sum(node), SUM
+        if node.is_Mul or (node.is_Rational and node < 0):
+            negative, text, binding = self.signed(node)
+            return (f"-{text}", SUM) if negative else (text, binding)
+        if node.is_Number or node.is_NumberSymbol:
+            return self.number(node)
+        if node.is_Pow:
+            return self.power(node.base, node.exp)
+        if isinstance(node, sympy.Piecewise):
+            return self._selection(list(node.args)), ATOM
+        return self.call(ROWS.get(type(node).__name__, type(node).__name__), node.args)
+
+    def operand(self, node: Expression, binding: int = ATOM) -> str:
+        text, bound = self.printed(node)
+        return text if bound >= binding else f"({text})"
+
+    def symbol(self, node: Symbol) -> str:
+        return self.names[node]
+
+    def number(self, node: Expression) -> Printed:
+        value = float(node)
+        return (repr(value) if isfinite(value) else f'float("{value}")'), ATOM
+
+    def _sum(self, node: Expression) -> str:
+        """Positive terms first: a - b rather than -b + a."""
+        terms = sorted(map(self.signed, node.as_ordered_terms()), key=lambda term: term[0])
+        first = f"-{terms[0][1]}" if terms[0][0] else terms[0][1]
+        return first + "".join(f" {'-' if negative else '+'} {text}" for negative, text, _ in terms[1:])
+
+    def signed(self, node: Expression) -> tuple[bool, str, int]:
+        """Whether a term is negative, and the text of its magnitude, fit to stand after a minus; -2(a - b) is 2(b - a)."""
+        coefficient, _ = node.as_coeff_mul()
+        factors = [f for f in node.as_ordered_factors() if not f.is_Rational]
+        negative = bool(coefficient < 0)
+        turned = next((i for i, f in enumerate(factors) if f.is_Add and negative and _is_difference(f)), None)
+        if turned is not None:
+            negative, factors[turned] = False, -factors[turned]
+        below = [f for f in factors if f.is_Pow and f.exp.is_Rational and f.exp < 0]
+        above = [f for f in factors if f not in below]
+        if abs(coefficient) != 1 or not above:
+            above.insert(0, abs(coefficient))
+        if len(above) == 1 and not below:
+            text, binding = self.printed(above[0])
+            return negative, text if binding >= PRODUCT or not negative else f"({text})", binding
+        text = self.times.join(self.operand(f, PRODUCT) for f in above)
+        return negative, self.over.join([text, *(self.operand(1 / f) for f in below)]), PRODUCT
+
+    def power(self, base: Expression, exponent: Expression) -> Printed:
+        """A power with a whole or half exponent by products and roots, which are exact or nearly so."""
+        if base == 2 and not exponent.is_Rational:
+            return self.call("exp2", (exponent,))
+        if not exponent.is_Rational or exponent.q > 2:
+            return self.call("pow", (base, exponent))
+        if exponent < 0:
+            return f"1.0 / {self.operand(base**-exponent)}", PRODUCT
+        factors = [self.operand(base)] * (exponent.p // exponent.q)
+        if exponent.q == 2:
+            factors.append(self.call("sqrt", (base,))[0])
+        return self.times.join(factors), PRODUCT if len(factors) > 1 else ATOM
+
+    def call(self, name: str, operands: Sequence[Expression]) -> Printed:
+        """A function in its row's spelling; infix spellings (comparisons, logic) stand in parentheses."""
+        row = TABLE[name]
+        is_call = ENCLOSED.fullmatch(row.triton) is not None
+        texts = [self.operand(x, 0 if is_call else ATOM) for x in operands]
+
+        def spelled(*parts: str) -> str:
+            text = row.spell(types.float32, *parts)
+            return text if is_call else f"({text})"
+
+        return (reduce(spelled, texts) if row.arity == 2 else spelled(*texts)), ATOM
+
+    def _selection(self, branches: Sequence[tuple[Expression, Expression]]) -> str:
+        (value, condition), *others = branches
+        if not others:
+            return self.printed(value)[0]
+        return self.select(self.printed(condition)[0], self.printed(value)[0], self._selection(others))
+
+    def select(self, condition: str, value: str, other: str) -> str:
+        return TABLE["where"].spell(types.float32, condition, value, other)
 
 
-def _operand(node: Expression, names: Mapping[Symbol, str], binding: int) -> str:
-    text, bound = _printed(node, names)
-    return text if bound >= binding else f"({text})"
+class _Text(_Triton):
+    """The same for readers."""
+
+    times = "·"
+    over = "/"
+
+    def symbol(self, node: Symbol) -> str:
+        return self.names.get(node, node.name)
+
+    def number(self, node: Expression) -> Printed:
+        if node.is_Rational and node.q > 1000:
+            return repr(float(node)), ATOM
+        return str(node), ATOM if node.is_Integer else PRODUCT
+
+    def power(self, base: Expression, exponent: Expression) -> Printed:
+        if exponent.is_Rational and exponent < 0:
+            return f"1/{self.operand(base**-exponent)}", PRODUCT
+        if exponent.is_Rational and exponent.q == 2 and exponent.p == 1:
+            return f"√{self.operand(base)}", ATOM
+        sign = {2: "²", 3: "³"}.get(exponent)
+        return f"{self.operand(base)}{sign or f'^{self.operand(exponent)}'}", PRODUCT + 1
+
+    def call(self, name: str, operands: Sequence[Expression]) -> Printed:
+        texts = [self.printed(x)[0] for x in operands]
+        infix = TABLE[name].triton.removeprefix("{x} ").removesuffix(" {y}") if name in TABLE else ""
+        if infix in BINDING:
+            return f" {infix} ".join(texts), BINDING["=="]
+        return f"{name}({', '.join(texts)})", ATOM
+
+    def select(self, condition: str, value: str, other: str) -> str:
+        return f"where({condition}, {value}, {other})"
 
 
-def _printed_sum(node: Expression, names: Mapping[Symbol, str]) -> str:
-    """Positive terms first: a - b rather than -b + a."""
-    terms = sorted(node.as_ordered_terms(), key=lambda term: term.could_extract_minus_sign())
-    text = _operand(terms[0], names, SUM)
-    for term in terms[1:]:
-        negative = term.could_extract_minus_sign()
-        text += f" - {_operand(-term, names, PRODUCT)}" if negative else f" + {_operand(term, names, SUM)}"
-    return text
-
-
-def _printed_product(node: Expression, names: Mapping[Symbol, str]) -> tuple[str, int]:
-    """Factors of negative exponent below the line; -1 as a sign."""
-    if node.could_extract_minus_sign() and node.as_coeff_Mul()[0] == -1:
-        return f"-{_operand(-node, names, PRODUCT)}", SUM
-    factors = node.as_ordered_factors()
-    below = [f for f in factors if f.is_Pow and f.exp.is_Rational and f.exp < 0]
-    above = [_operand(f, names, PRODUCT) for f in factors if f not in below]
-    text = " * ".join(above) or "1.0"
-    return " / ".join([text, *(_operand(1 / f, names, ATOM) for f in below)]), PRODUCT
-
-
-def _printed_power(base: Expression, exponent: Expression, names: Mapping[Symbol, str]) -> tuple[str, int]:
-    import sympy
-
-    if base == 2 and not exponent.is_Rational:
-        return _called("exp2", names, [exponent]), ATOM
-    if exponent == -sympy.S.Half:
-        return _called("rsqrt", names, [base]), ATOM
-    if not (exponent.is_Rational and exponent.q <= 2):
-        return _called("pow", names, [base, exponent]), ATOM
-    if exponent < 0:
-        return f"1.0 / {_operand(base**-exponent, names, ATOM)}", PRODUCT
-    factors = [_operand(base, names, ATOM)] * (exponent.p // exponent.q)
-    if exponent.q == 2:
-        factors.append(_called("sqrt", names, [base]))
-    return " * ".join(factors), PRODUCT if len(factors) > 1 else ATOM
-
-
-def _printed_selection(branches: list[tuple[Expression, Expression]], names: Mapping[Symbol, str]) -> str:
-    import sympy
-
-    (value, condition), *others = branches
-    if condition == sympy.true or not others:
-        return _operand(value, names, ATOM)
-    texts = _operand(condition, names, ATOM), _printed(value, names)[0]
-    return TABLE["where"].spell(types.float32, *texts, _printed_selection(others, names))
+def _is_difference(node: Expression) -> bool:
+    signs = {term.could_extract_minus_sign() for term in node.args}
+    return len(signs) == 2
 
 
 def to_tree(expression: Expression) -> Tree:

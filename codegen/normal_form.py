@@ -16,18 +16,23 @@ Symbol = Any  # a SymPy symbol
 Element = Any  # of a field of fractions
 
 
+LARGEST_ROOT = 8
+LARGEST_DENOMINATOR = 1000  # of a rational number that stands as it is; others are floats, and as good as symbols
+
+
 class Inexpressible(Exception):
     """Says why an expression has no normal form."""
 
 
 class Atoms:
-    """Symbols for what no state enters and is neither polynomial nor exponential, so that tanh(x) is one more varying symbol.
+    """Symbols for what no moving symbol enters, as large as it comes, so that tanh(x·w + b) is one more varying symbol.
 
-    A selection whose condition knows no state becomes a sum over an indicator. `restored` undoes both.
+    Identities shown for the symbols hold for what they stand for. A selection whose condition is a symbol becomes a sum over
+    an indicator. `restored` undoes both. Unless `grouped`, sums and products are looked into.
     """
 
-    def __init__(self, varying: Iterable[Symbol], moving: Iterable[Symbol]):
-        self.varying, self.moving = set(varying), frozenset(moving)
+    def __init__(self, varying: Iterable[Symbol], moving: Iterable[Symbol], grouped: bool = True):
+        self.varying, self.moving, self.grouped = set(varying), frozenset(moving), grouped
         self.symbols: dict[Expression, Symbol] = {}
 
     def symbol(self, node: Expression) -> Symbol:
@@ -40,17 +45,20 @@ class Atoms:
         return self.symbols[node]
 
     def abstract(self, node: Expression) -> Expression:
+        """The expression in symbols. Raises Inexpressible where a power or a condition leaves no hope."""
         import sympy
 
-        if node.is_Float:
-            return sympy.Rational(node)
-        if node.is_Rational or node.is_Symbol:
+        if node.is_Rational:
+            return node if node.q <= LARGEST_DENOMINATOR else sympy.sign(node) * self.symbol(abs(node))
+        if node.is_Symbol:
             return node
-        if node.is_Add or node.is_Mul or isinstance(node, sympy.exp):
-            return node.func(*map(self.abstract, node.args))
+        if node.is_Add or node.is_Mul:
+            return self._abstract_terms(node)
+        if isinstance(node, sympy.exp):
+            return sympy.exp(self.abstract(node.args[0]))
         if node.is_Pow:
             return self._abstract_power(*node.args)
-        if self.moving.isdisjoint(node.free_symbols):
+        if self._rests(node):
             return self.symbol(node)
         if isinstance(node, sympy.Piecewise):
             return self._sum_of_branches(node)
@@ -58,15 +66,26 @@ class Atoms:
             return self.abstract(node.rewrite(sympy.exp))
         return node.func(*map(self.abstract, node.args))
 
+    def _rests(self, node: Expression) -> bool:
+        return self.moving.isdisjoint(node.free_symbols)
+
+    def _abstract_terms(self, node: Expression) -> Expression:
+        resting = [part for part in node.args if self._rests(part) and part.free_symbols]
+        if not self.grouped or len(resting) < 2:
+            return node.func(*map(self.abstract, node.args))
+        return node.func(self.symbol(node.func(*resting)), *(self.abstract(part) for part in node.args if part not in resting))
+
     def _abstract_power(self, base: Expression, exponent: Expression) -> Expression:
         import sympy
 
-        is_whole = exponent.is_Integer and exponent > 0
-        if base.is_Symbol and exponent.is_Rational or is_whole or exponent.is_Rational and base.free_symbols & self.moving:
+        is_whole, is_root = exponent.is_Integer and exponent > 0, exponent.is_Rational and exponent.q <= LARGEST_ROOT
+        if isinstance(base, sympy.exp) and is_root:
+            return sympy.exp(self.abstract(base.args[0]) * exponent)
+        if is_root and (base.is_Symbol or is_whole or not self._rests(base)):
             return self.abstract(base) ** exponent
         if base.is_Rational and base > 0 and exponent.free_symbols:
             return sympy.exp(self.symbol(sympy.log(base)) * self.abstract(exponent))
-        if self.moving.isdisjoint(base.free_symbols | exponent.free_symbols):
+        if self._rests(base**exponent):
             return self.symbol(base**exponent)
         raise Inexpressible(f"{base**exponent} is neither polynomial nor exponential")
 
@@ -75,7 +94,7 @@ class Atoms:
 
         total, remaining = sympy.Integer(0), sympy.Integer(1)
         for branch, condition in node.args:
-            if self.moving & condition.free_symbols:
+            if not self._rests(condition):
                 raise Inexpressible(f"the condition {condition} depends on the state")
             holds = sympy.Integer(1) if condition == sympy.true else self.symbol(condition)
             total, remaining = total + remaining * holds * self.abstract(branch), remaining * (1 - holds)
@@ -86,7 +105,7 @@ class Atoms:
         import sympy
 
         for condition, indicator in self.symbols.items():
-            if condition.is_Boolean and expression.has(indicator):
+            if isinstance(condition, sympy.logic.boolalg.Boolean) and expression.has(indicator):
                 holds, fails = (expression.xreplace({indicator: sympy.Integer(value)}) for value in (1, 0))
                 expression = sympy.Piecewise((holds, condition), (fails, True))
         return expression.xreplace({symbol: node for node, symbol in self.symbols.items()}).replace(sympy.exp, _power_of_base)
@@ -120,8 +139,14 @@ class Normal:
             for kind, of, exponent in _leaves(expression):
                 self.roots[kind, of] = lcm(self.roots.get((kind, of), 1), exponent.q)
         self.is_complex = any(kind == "turn" for kind, _ in self.roots)
-        names = [sympy.Dummy() for _ in self.roots] or [sympy.Dummy()]
+        self.names = names = [sympy.Dummy() for _ in self.roots] or [sympy.Dummy()]
         self.field = FracField(names, sympy.QQ_I if self.is_complex else sympy.QQ, sympy.lex)
+        # What factors better as a symbol: √d
+        self.meanings = {
+            name: of ** sympy.Rational(1, root)
+            for name, ((kind, of), root) in zip(names, self.roots.items(), strict=False)
+            if kind == "power" and root > 1
+        }
         self.generators = dict(zip(self.roots, self.field.gens, strict=False))
 
     def element(self, node: Expression) -> Element:
@@ -131,7 +156,7 @@ class Normal:
             return self.field.ground_new(self.field.domain.from_sympy(node))
         if node.is_Add:
             return sum(map(self.element, node.args), self.field.zero)
-        if node.is_Mul or node.is_Pow and node.exp.is_Integer:
+        if node.is_Mul or (node.is_Pow and node.exp.is_Integer):
             factors = node.args if node.is_Mul else [node.base] * abs(int(node.exp))
             product = self.field.one
             for factor in factors:
@@ -159,9 +184,11 @@ class Normal:
         groups: dict[tuple[Expression, Expression], list[Expression]] = defaultdict(lambda: [sympy.Integer(0)] * 2)
         for powers, coefficient in terms:
             parts = {"power": sympy.Integer(1), "exp": sympy.Integer(0), "turn": sympy.Integer(0)}
-            for ((kind, of), root), power in zip(self.roots.items(), powers, strict=False):
-                exponent = sympy.Rational(power, root)
-                parts[kind] = parts[kind] * of**exponent if kind == "power" else parts[kind] + of * exponent
+            for ((kind, of), root), name, power in zip(self.roots.items(), self.names, powers, strict=False):
+                if kind == "power":
+                    parts[kind] *= (name if name in self.meanings else of) ** power
+                else:
+                    parts[kind] += of * sympy.Rational(power, root)
             split = (coefficient.x, coefficient.y) if self.is_complex else (coefficient, 0)
             group = groups[parts["exp"], parts["turn"]]
             group[:] = [
@@ -170,7 +197,7 @@ class Normal:
         total = sympy.Integer(0)
         for (argument, angle), (real, imaginary) in groups.items():
             wave = sympy.factor(real) * sympy.cos(angle) - sympy.factor(imaginary) * sympy.sin(angle)
-            total += wave * sympy.exp(sympy.factor_terms(argument))
+            total += wave.xreplace(self.meanings) * sympy.exp(sympy.factor_terms(argument))
         return total
 
     def coordinates(self, element: Element, atoms: Atoms) -> dict[tuple[int, ...], Element]:
@@ -225,7 +252,7 @@ def _leaves(node: Expression) -> Iterator[tuple[str, Expression, Expression]]:
             yield from _leaves(part)
     elif node.is_Pow and node.exp.is_Integer:
         yield from _leaves(node.base)
-    elif node.is_Pow and node.exp.is_Rational:
+    elif node.is_Pow and node.exp.is_Rational and node.exp.q <= LARGEST_ROOT:
         yield "power", node.base, node.exp
     elif isinstance(node, sympy.exp | sympy.sin | sympy.cos):
         for term in sympy.Add.make_args(sympy.expand(node.args[0])):

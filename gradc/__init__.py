@@ -1,4 +1,8 @@
-"""gradc, a gradient compiler: the face of the package. What is imported here is public; what is heavy is loaded when used."""
+"""gradc, a gradient compiler: the face of the package. What is imported here is public; what is heavy is loaded when used.
+
+This folder says what a program means. To read it, begin with `trace.py`, `ir.py` and the table, `ops.py`; then `normalise.py`,
+`autodiff.py`, and `interpret.py`, the reference. How kernels look is in `codegen/`, what a call does in `runtime/`.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from gradc.ir import Value
 
 # gradc's own files whose variables are names of mathematics (mean, rstd, peak), worth showing in a kernel.
 FOLDER = str(Path(__file__).parent) + os.sep
-READABLE = (FOLDER + "nn" + os.sep, FOLDER + "optim.py", FOLDER + "language" + os.sep + "softmax.py")
+READABLE = (FOLDER + "nn" + os.sep, FOLDER + "optim.py", FOLDER + "random.py", FOLDER + "language" + os.sep + "softmax.py")
 
 
 class NameRecorder:

@@ -84,7 +84,7 @@ class Compiled(Generic[P, R]):
         return results_of(prepared, arrays)
 
     def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
-        objects = tuple(x for x in args if type(x).__hash__ is object.__hash__ and hasattr(x, "__dict__") and not is_array(x))
+        objects = tuple(x for x in args if _is_known_by_address(x))
         outside, held = closed_over(self.function, objects)
         full = (key, backend, outside)
         prepared = self._programs.get(full)
@@ -110,6 +110,12 @@ class Compiled(Generic[P, R]):
         except GradcError as error:
             hide_internals(error)
             raise
+
+
+def _is_known_by_address(x: Any) -> bool:
+    """Whether an argument is an object with attributes whose hash says nothing of them."""
+    by_address: Any = object.__hash__
+    return type(x).__hash__ is by_address and hasattr(x, "__dict__") and not is_array(x)
 
 
 def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:

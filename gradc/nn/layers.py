@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradc import language as g
-from gradc import types
+from gradc import random, types
 from gradc.errors import DTypeError, ShapeError, UnsupportedError
 from gradc.ir import Value
 from gradc.language.arguments import floating, value_of
 from gradc.language.calls import array_function
 from gradc.language.creation import iota
+from gradc.nn.activation import refuse_inplace
 
 
 @array_function
@@ -75,11 +76,26 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Valu
 
 
 @array_function
-def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
-    """`input` itself when not training or p is 0. Dropping needs a random key: see gradc.random."""
-    if training and p:
-        raise UnsupportedError("nn.dropout has no random key", advice="Use gradc.random.dropout(key, x, p), or training=False.")
-    return value_of(input)
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False, *, key: Any = None) -> Value:
+    """x / (1 - p) with probability 1 - p, else 0; `input` itself when not training (Srivastava et al. 2014).
+
+    `key` is a key of gradc.random, a new one for each call. What is dropped depends on it and the position alone: a backward
+    draws it again, and no mask is stored. https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    refuse_inplace(inplace)
+    x = floating(input)
+    if not 0 <= p <= 1:
+        raise ShapeError(f"a probability lies in 0..1, got {p}")
+    if not training or p == 0:
+        return x
+    if key is None:
+        raise UnsupportedError(
+            "dropout needs a random key", advice="Pass key=gradc.random.key(seed), or one of gradc.random.split(key)."
+        )
+    if p == 1:
+        return g.zeros_like(x)
+    keep = random.coins(key, 1 - p, x.shape, x.dtype.itemsize)
+    return g.where(keep, x * (1 / (1 - p)), 0)
 
 
 @array_function
