@@ -17,7 +17,7 @@ from typing import Any
 from gradc.codegen.formula import from_tree, to_text, to_tree, to_triton
 from gradc.codegen.normal_form import Atoms, Element, Expression, Inexpressible, Normal, Symbol, is_zero
 
-__all__ = ["Cascade", "Refusal", "derive", "from_json", "to_json", "to_triton", "unproved"]
+__all__ = ["Cascade", "Refusal", "derive", "from_json", "question", "to_json", "to_triton", "unproved"]
 
 MAXIMUM_RANK = 4
 SAMPLES = (8, 12)
@@ -34,11 +34,11 @@ class Cascade:
     = transport(d, f). `proof` says so in one to three lines, with a prime for the new state. `basis[0]` is the body without
     the factors that no x enters; those stand in `combination`, which is applied once, to the sums, at the final state.
 
-    Floats: the transport is finite wherever the states are and the basis is at `new`, but it is NaN at -inf, the state before
-    the first tile and after tiles that are masked throughout. There the emitter writes acc ← where(old == -inf, 0, T·acc):
-    whatever was summed so far came from x = -inf and counts for nothing at a finite state, even where its sum is NaN. A row
-    that is masked to the end keeps the NaN that the plain formula has. Masked lanes need a mask of their own: an entry of
-    the basis may be 1. A state without a value before the first tile (a mean, 0/0) is guarded the same way.
+    Floats: the transport is finite wherever the basis is finite at both states. Before the first tile it may not be: the
+    state is the -inf of a maximum, a mean is 0/0. There the emitter writes acc ← where(old == -inf, 0, T·acc), and the like
+    for a mean. It is right for a maximum after tiles that are masked throughout, too: whatever was summed so far came from
+    x = -inf and counts for nothing at a finite state, even where its sum is NaN; and a row that is masked to the end keeps
+    the NaN that the plain formula has. Masked lanes need a mask of their own: an entry of the basis may be 1.
     """
 
     body: Expression
@@ -72,13 +72,23 @@ def derive(
 
     Results are remembered for the life of the process. Raises ValueError for a symbol of which nothing is said.
     """
-    import sympy
-
     unknown = expression.free_symbols.difference(varying, states, constants)
     if unknown:
         raise ValueError(f"neither varying, nor a state, nor constant: {', '.join(sorted(map(str, unknown)))}")
-    exact = {number: sympy.Rational(number) for number in expression.atoms(sympy.Float)}
-    return _remembered(expression.xreplace(exact), tuple(varying), tuple(states))
+    return _remembered(_exact(expression), tuple(varying), tuple(states))
+
+
+def question(
+    expression: Expression, varying: Sequence[Symbol], states: Sequence[Symbol], constants: Sequence[Symbol] = ()
+) -> str:
+    """A text that is the same in every process for the same arguments of `derive`: what a cache on disk may hash."""
+    return json.dumps([to_tree(_exact(expression)), *([*map(to_tree, symbols)] for symbols in (varying, states, constants))])
+
+
+def _exact(expression: Expression) -> Expression:
+    import sympy
+
+    return expression.xreplace({number: sympy.Rational(number) for number in expression.atoms(sympy.Float)})
 
 
 @lru_cache(maxsize=1024)
@@ -224,7 +234,7 @@ def _plainest(candidate: Expression, basis: Sequence[Expression], states: Sequen
     """The candidate without multiples of earlier ones that only lengthen it, and without a factor that no x enters."""
     import sympy
 
-    normal = Normal([candidate, *basis])
+    normal = Normal([candidate, *basis], sorted(atoms.varying, key=lambda s: (s.name, s.sort_key())))
     element = normal.element(candidate)
     for earlier in map(normal.element, basis):
         shared = dict(earlier.numer.terms())
@@ -236,14 +246,14 @@ def _plainest(candidate: Expression, basis: Sequence[Expression], states: Sequen
         return sympy.Integer(0)
     _, plain = _without_factor(normal.expression(element), atoms.varying, states)
     leading = next((term for term in plain.as_ordered_terms() if term.free_symbols & atoms.varying), plain)
-    return -plain if leading.could_extract_minus_sign() else plain
+    return -plain if (leading if plain.is_Add else plain).as_coeff_Mul()[0] < 0 else plain
 
 
 def _transport(
     before: Sequence[Expression], after: Sequence[Expression], old: Sequence[Symbol], atoms: Atoms
 ) -> list[tuple[Expression, ...]]:
     """T with after = T·before: both as coordinates over the monomials in x, and one linear system."""
-    normal = Normal([*before, *after])
+    normal = Normal([*before, *after], old)
     rows = [normal.coordinates(normal.element(b), atoms) for b in (*before, *after)]
     monomials = sorted(set().union(*rows))
     columns = _solved([[row.get(m, normal.field.zero) for row in rows] for m in monomials], len(before))
@@ -323,8 +333,9 @@ def _proof(cascade: Cascade) -> tuple[str, ...]:
         lines = [
             f"no {' or '.join(s.name for s in primed)} in ({', '.join(map(to_text, basis))}): nothing to repair   rank {rank}"
         ]
-    if cascade.combination[0] != 1:
-        lines.insert(0, f"{to_text(cascade.body)} = {to_text(cascade.combination[0], basis[0])}")
+    body, product = to_text(cascade.body), to_text(cascade.combination[0], basis[0])
+    if body != product:
+        lines.insert(0, f"{body} = {product}")
     if rank > 1:
         lines.append(f"B = ({', '.join(map(to_text, basis))}): T(d, d) = 1, T(e, f)·T(d, e) = T(d, f)")
     return tuple(lines)
@@ -350,11 +361,14 @@ def _nested(part: Any) -> Any:
 
 def from_json(text: str, symbols: Iterable[Symbol] = ()) -> Cascade | Refusal:
     """The result of a text from `to_json`, in the given symbols where names agree. Raises ValueError for any other text."""
-    found = json.loads(text)
-    if "reason" in found:
-        return Refusal(found["reason"])
     known = tuple(symbols)
-    return Cascade(**{name: _flat(part, known) for name, part in found.items()})
+    try:
+        found = json.loads(text)
+        return (
+            Refusal(found["reason"]) if "reason" in found else Cascade(**{k: _flat(part, known) for k, part in found.items()})
+        )
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"no cascade, nor a refusal: {error}") from None
 
 
 def _flat(part: Any, symbols: tuple[Symbol, ...]) -> Any:

@@ -145,7 +145,7 @@ class Expressions:
             return self._load(node, axes, scope), axes, ATOM
         if node.kind == "position":
             text = self.positions.index_text(node.detail, axes, scope)
-            return f"{text if text.isidentifier() else f'({text})'}.to({triton_dtype(node.dtype)})", axes, ATOM
+            return f"tl.cast({text}, {triton_dtype(node.dtype)})", axes, ATOM
         if node.kind == "guard":
             return self.guard_text(node.detail, axes, scope), axes, 0
         if node.kind == "cast":

@@ -64,8 +64,8 @@ class _Triton:
         if node.is_Symbol:
             return self.symbol(node), ATOM
         if node.is_Add:
-            share, rest = node.primitive()
-            if share != 1 and all(abs(term.as_coeff_Mul()[0]) == 1 for term in rest.args):
+            share, rest = _shared(node)
+            if share != 1:
                 return f"{self.printed(share)[0]}{self.times}{self.operand(rest)}", PRODUCT
             return self._sum(node), SUM
         if node.is_Mul or (node.is_Rational and node < 0):
@@ -100,6 +100,8 @@ class _Triton:
         """Whether a term is negative, and the text of its magnitude, fit to stand after a minus; -2(a - b) is 2(b - a)."""
         coefficient, _ = node.as_coeff_mul()
         factors = [f for f in node.as_ordered_factors() if not f.is_Rational]
+        for i, (share, rest) in enumerate(map(_shared, factors)):
+            coefficient, factors[i] = coefficient * share, rest
         negative = bool(coefficient < 0)
         turned = next((i for i, f in enumerate(factors) if f.is_Add and negative and _is_difference(f)), None)
         if turned is not None:
@@ -182,6 +184,15 @@ class _Text(_Triton):
         return f"where({condition}, {value}, {other})"
 
 
+def _shared(node: Expression) -> tuple[Expression, Expression]:
+    """A number that all terms of a sum share up to their signs, and the rest: 0.3·x - 0.3·d is 0.3·(x - d)."""
+    import sympy
+
+    share, rest = node.primitive() if node.is_Add else (sympy.Integer(1), node)
+    is_plain = rest.is_Add and all(abs(term.as_coeff_Mul()[0]) == 1 for term in rest.args)
+    return (share, rest) if is_plain else (sympy.Integer(1), node)
+
+
 def _is_difference(node: Expression) -> bool:
     signs = {term.could_extract_minus_sign() for term in node.args}
     return len(signs) == 2
@@ -207,7 +218,7 @@ def _rebuilt(tree: Tree, symbols: Mapping[str, Symbol]) -> Expression:
     kind, *parts = tree
     if kind == "symbol":
         name, known = parts
-        return symbols.get(name) or sympy.Symbol(name, **({known: True} if known else {}))
+        return symbols.get(name) or sympy.Symbol(str(name), positive=known == "positive" or None, real=known == "real" or None)
     if kind == "rational":
         return sympy.Rational(int(parts[0]), int(parts[1]))
     if kind in LEAVES and not parts:

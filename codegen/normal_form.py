@@ -128,25 +128,24 @@ class Normal:
     sines and cosines. Two expressions are equal when their elements are.
     """
 
-    def __init__(self, expressions: Sequence[Expression]):
+    def __init__(self, expressions: Sequence[Expression], leading: Sequence[Symbol] = ()):
+        """`leading` symbols come first where a factor's sign is free: x - d, not d - x."""
         import sympy
         from sympy.polys.fields import FracField
 
+        symbols = set().union(*(e.free_symbols for e in expressions))
+        places = {symbol: place for place, symbol in enumerate(leading)}
         self.roots: dict[tuple[str, Expression], int] = {}
-        for symbol in sorted(set().union(*(e.free_symbols for e in expressions)), key=lambda s: (s.name, s.sort_key())):
+        for symbol in sorted(symbols, key=lambda s: (places.get(s, len(places)), s.name, s.sort_key())):
             self.roots["power", symbol] = 1
         for expression in expressions:
             for kind, of, exponent in _leaves(expression):
                 self.roots[kind, of] = lcm(self.roots.get((kind, of), 1), exponent.q)
         self.is_complex = any(kind == "turn" for kind, _ in self.roots)
-        self.names = names = [sympy.Dummy() for _ in self.roots] or [sympy.Dummy()]
-        self.field = FracField(names, sympy.QQ_I if self.is_complex else sympy.QQ, sympy.lex)
-        # What factors better as a symbol: √d
-        self.meanings = {
-            name: of ** sympy.Rational(1, root)
-            for name, ((kind, of), root) in zip(names, self.roots.items(), strict=False)
-            if kind == "power" and root > 1
-        }
+        self.names = [
+            of if kind == "power" and of.is_Symbol and root == 1 else sympy.Dummy() for (kind, of), root in self.roots.items()
+        ]
+        self.field = FracField(self.names or [sympy.Dummy()], sympy.QQ_I if self.is_complex else sympy.QQ, sympy.lex)
         self.generators = dict(zip(self.roots, self.field.gens, strict=False))
 
     def element(self, node: Expression) -> Element:
@@ -185,10 +184,7 @@ class Normal:
         for powers, coefficient in terms:
             parts = {"power": sympy.Integer(1), "exp": sympy.Integer(0), "turn": sympy.Integer(0)}
             for ((kind, of), root), name, power in zip(self.roots.items(), self.names, powers, strict=False):
-                if kind == "power":
-                    parts[kind] *= (name if name in self.meanings else of) ** power
-                else:
-                    parts[kind] += of * sympy.Rational(power, root)
+                parts[kind] = parts[kind] * name**power if kind == "power" else parts[kind] + of * sympy.Rational(power, root)
             split = (coefficient.x, coefficient.y) if self.is_complex else (coefficient, 0)
             group = groups[parts["exp"], parts["turn"]]
             group[:] = [
@@ -196,9 +192,21 @@ class Normal:
             ]
         total = sympy.Integer(0)
         for (argument, angle), (real, imaginary) in groups.items():
-            wave = sympy.factor(real) * sympy.cos(angle) - sympy.factor(imaginary) * sympy.sin(angle)
-            total += wave.xreplace(self.meanings) * sympy.exp(sympy.factor_terms(argument))
+            wave = self._factored(real) * sympy.cos(angle) - self._factored(imaginary) * sympy.sin(angle)
+            total += wave * sympy.exp(sympy.factor_terms(argument))
         return total
+
+    def _factored(self, polynomial: Expression) -> Expression:
+        import sympy
+
+        symbols = [name for name in self.names if name in polynomial.free_symbols]
+        meanings = {
+            name: of ** sympy.Rational(1, root)
+            for name, ((_, of), root) in zip(self.names, self.roots.items(), strict=True)
+            if name is not of and name in symbols
+        }
+        factored = sympy.factor(polynomial, *symbols) if symbols else polynomial
+        return factored.xreplace(meanings) if meanings else factored
 
     def coordinates(self, element: Element, atoms: Atoms) -> dict[tuple[int, ...], Element]:
         """The coefficients, which no x enters, of the monomials in x. Refuses where x and the state do not separate."""

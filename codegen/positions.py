@@ -103,7 +103,7 @@ class Positions:
     def _define(self, scope: Scope, axis: KernelAxis, text: str) -> None:
         name = self._variables[axis]
         if axis in self.wide:
-            text = f"({text}).to(tl.int64)" if text != "0" else text
+            text = f"tl.cast({text}, tl.int64)" if text != "0" else text
         if text != name:
             scope.add(f"{name} = {text}")
         if axis.overhangs:

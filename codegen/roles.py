@@ -110,10 +110,10 @@ def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[V
         or len({backwards for _, backwards in scans}) > 1
     ):
         return None
-    rest = beside * prod(axis.block for axis in held if axis.axes != longest)
-    if rest * 16 > 4 * ROW_TILE:
+    others = prod(axis.block for axis in held if axis.axes != longest)
+    if others > 1 and others * beside * 16 > 4 * ROW_TILE:
         return None
-    block = max(16, min(power_of_two(prod(a.size for a in longest)), 4096 // rest))
+    block = max(16, min(power_of_two(prod(a.size for a in longest)), 2 * ROW_TILE // (others * beside)))
     return tuple(KernelAxis("", axis.axes, "loop", block) if axis.axes == longest else axis for axis in held)
 
 

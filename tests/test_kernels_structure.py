@@ -106,6 +106,38 @@ def test_what_follows_a_view_is_fused_with_it(function, reference, shapes, optio
     check(squares(gradc, function), squares(torch, reference), *arrays_of(shapes), factor=64.0, **options)
 
 
+@pytest.mark.parametrize("size", [7, 8], ids=["with a mask", "without a mask"])
+@pytest.mark.parametrize("name", ["sum", "max", "prod", "cumsum", "argmax", "any", "logsumexp", "take", "matmul"])
+def test_what_does_not_vary_along_the_axis(name, size):
+    """A broadcast operand: the axis that is reduced, summed or read along is in no array."""
+    forms: dict[str, Any] = {
+        "sum": (lambda x: gradc.sum(x, axis=1), lambda x: x.sum(1)),
+        "max": (lambda x: gradc.max(x, axis=1), lambda x: x.amax(1)),
+        "prod": (lambda x: gradc.prod(x, axis=1), lambda x: x.prod(1)),
+        "cumsum": (lambda x: gradc.cumsum(x, axis=1), lambda x: x.cumsum(1)),
+        "argmax": (lambda x: gradc.argmax(x, axis=1), lambda x: x.argmax(1) * 0),
+        "any": (lambda x: gradc.any(x > 0, axis=1), lambda x: (x > 0).any(1)),
+        "logsumexp": (lambda x: gradc.logsumexp(x, axis=1), lambda x: x.logsumexp(1)),
+        "take": (lambda x: gradc.take(x, np.array([1, 5, 1]), axis=1), lambda x: x[:, [1, 5, 1]]),
+        "matmul": (lambda x: x @ x.T, lambda x: x @ x.T),
+    }
+    function, reference = forms[name]
+    for shape in ((3, 1), (1, 1), ()):
+        check(lambda x: function(gradc.broadcast_to(x, (3, size))), lambda x: reference(x.expand(3, size)), tensor(*shape), factor=64.0)
+    ones = torch.ones(3, size, dtype=torch.float64)
+    total = lambda library: lambda x, out: x * library.sum(library.where(out > 0, 1.0, 2.0))
+    check(
+        lambda x: total(gradc)(x, 1.0 * function(gradc.full((3, size), 1.0))), lambda x: total(torch)(x, 1.0 * reference(ones)), tensor(3), factor=64.0
+    )
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_sum_of_running_sums(axis, size):
+    """The cotangent that is summed backward is one number."""
+    check(lambda x: gradc.sum(gradc.cumsum(x, axis=axis)), lambda x: x.cumsum(axis).sum(), tensor(size, size))
+
+
 # Reductions ------------------------------------------------------------------------------------------------------------
 
 AXES = [None, 0, 1, 2, (0, 1), (0, 2), (1, 2), (0, 1, 2), -1]
@@ -438,7 +470,7 @@ FUNCTIONS = {
     ),
     "mean": (lambda x: gradc.mean(x * x, axis=-1), lambda x: (x * x).mean(-1)),
 }
-SHAPES = [(1,), (2,), (17,), (1, 1), (1, 9), (9, 1), (3, 33), (33, 3), (2, 1, 5), (2, 3, 4, 5), (1, 130), (130, 1)]
+SHAPES = [(1,), (2,), (17,), (1, 1), (1, 9), (9, 1), (3, 33), (33, 3), (2, 1, 5), (2, 3, 4, 5), (1, 130), (130, 1), (8, 16), (4, 1, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -459,7 +491,7 @@ def test_no_dimensions(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("shape", [(3, 50), (50, 3), (5, 4, 33)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 50), (50, 3), (5, 4, 33), (8, 32), (32, 2)], ids=str)
 def test_sizes_that_loop(name, shape, monkeypatch, tmp_path):
     force_loops(monkeypatch, tmp_path)
     check(*FUNCTIONS[name], tensor(*shape), factor=64.0)
