@@ -57,8 +57,12 @@ class Expressions:
         self.helpers: set[str] = set()
         self.uses = Counter([*(operand for node in nodes for operand in node.operands), *roots])
         self.accumulators: dict[Node, tuple[str, tuple[KernelAxis, ...]]] = {}
-        fed = Counter(x for node in nodes if node.kind == "dot" for x in node.operands if x.kind == "load" and dtypes[x.value] == x.dtype)
-        self.as_stored = {load for load, times in fed.items() if times == self.uses[load]}  # read for matrix units alone: not widened
+        fed = Counter(
+            x for node in nodes if node.kind == "dot" for x in node.operands if x.kind == "load" and dtypes[x.value] == x.dtype
+        )
+        self.as_stored = {
+            load for load, times in fed.items() if times == self.uses[load]
+        }  # read for matrix units alone: not widened
         self._node_names: dict[Node, str] = {}
 
     # Header ----------------------------------------------------------------------------------------------------------

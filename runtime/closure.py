@@ -1,82 +1,149 @@
 """What a function refers to besides its arguments: a program traced with other values of these is another program.
 
-Numbers and other plain values count by value, everything else by identity. Arrays are read at each call, so their contents
-do not count. Nothing is ever written here.
+Followed are closures, globals, defaults, functions wherever they are kept, methods, and the attributes that the code names. Plain
+values count by value, everything else by identity. Elements of arrays are read at each call and do not count. Nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+import sys
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cache, cached_property, partial
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 from gradc.errors import is_internal
 from gradc.leaves import is_array
 
-PLAIN = (bool, int, float, str, bytes, type(None))
+PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), slice)
+DEPTH = 6  # of attributes of attributes, and of containers in containers
+LIBRARIES = frozenset(("gradc", "jax", "ml_dtypes", "numpy", "optree", "scipy", "sympy", "torch", "triton"))
+IMPLIED = dict.fromkeys(("__call__", "__getitem__", "__init__", "__wrapped__", "forward"))  # what code reads without its name
+MODULE_STORES = ("_parameters", "_buffers", "_modules")  # where a torch.nn.Module keeps what looks like attributes
+
+Names = Mapping[str, None]  # a set in a fixed order
 
 
-def closed_over(function: Any, arguments: tuple = ()) -> tuple[Hashable, tuple[Any, ...]]:
-    """A key for what a function, and the functions it names, refer to besides arguments; and the objects that key knows by address.
+def closed_over(function: Any, arguments: Iterable[Any] = (), names: Names = IMPLIED) -> tuple[Hashable, tuple[Any, ...], Names]:
+    """A key for what a function and `arguments` refer to, the objects that key knows by address, and the names looked up.
 
-    Counted are closures, global values that are data, and the attributes read of objects among these and `arguments`.
+    An attribute counts when any of the functions that are reached names it. Passing the `names` of the last time saves a round.
     """
-    key: list[Hashable] = []
-    held: list[Any] = []
-    _collect(function, arguments, key, held, set())
-    return tuple(key), tuple(held)
+    while True:
+        search = _Search(names)
+        key = (search.key(function), *(search.key(argument) for argument in arguments))
+        if search.met.keys() <= names.keys():
+            return key, tuple(search.held), names
+        names = {**names, **search.met}
 
 
-def _collect(function: Any, arguments: tuple, key: list[Hashable], held: list[Any], seen: set[CodeType]) -> None:
-    while hasattr(function, "__wrapped__") or hasattr(function, "func"):
-        function = getattr(function, "__wrapped__", None) or function.func
-    code = getattr(function, "__code__", None)
-    if code is None or code in seen or is_internal(code.co_filename):
-        return
-    seen.add(code)
-    names = _names(code)
-    found = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    found += [value for name in names if (value := function.__globals__.get(name)) is not None]
-    for value in (*found, *arguments):
-        if isinstance(value, FunctionType) or hasattr(value, "__wrapped__"):
-            _collect(value, (), key, held, seen)
-        elif not isinstance(value, ModuleType | type | BuiltinFunctionType):
-            key.append(_key(value, names))
-            if not isinstance(value, PLAIN):
-                held.append(value)
+class _Search:
+    """One walk over all that can be reached. `names` are the attributes to read, `met` the names in the functions met."""
+
+    def __init__(self, names: Names):
+        self.names = names
+        self.met: dict[str, None] = {}
+        self.held: list[Any] = []
+        self.seen: dict[int, int] = {}
+
+    def key(self, value: Any, depth: int = 0) -> Hashable:
+        if isinstance(value, PLAIN):
+            return type(value), repr(value) if isinstance(value, float | complex | slice) else value
+        if id(value) in self.seen:
+            return "seen", self.seen[id(value)]
+        self.held.append(value)
+        if depth > DEPTH or is_array(value):
+            return id(value)
+        if isinstance(value, tuple | list | set | frozenset):
+            return type(value), tuple([self.key(item, depth + 1) for item in value])
+        if isinstance(value, dict):
+            return type(value), self._read(value, value, depth)
+        self.seen[id(value)] = len(self.seen)
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            return self.key(value.__func__), self.key(value.__self__, depth)
+        if isinstance(value, partial):
+            return "partial", self.key(value.func), self.key(value.args, depth), self.key(value.keywords, depth)
+        return id(value), self._attributes(value, depth)
+
+    def _function(self, function: FunctionType) -> Hashable:
+        """By its code and what that reads, so that a function made again from the same text is the same."""
+        code = function.__code__
+        inside = is_internal(code.co_filename)
+        if is_library(function.__module__) and (inside or not function.__module__.startswith("gradc")):
+            return id(function)
+        cells = tuple([self.key(_content(cell)) for cell in function.__closure__ or ()])
+        defaults = self.key(function.__defaults__), self.key(function.__kwdefaults__)
+        if inside:
+            return id(code), cells, defaults
+        names = names_in(code)
+        self.met.update(names)
+        return id(code), cells, defaults, self._read(function.__globals__, names, -1)
+
+    def _attributes(self, value: Any, depth: int) -> Hashable:
+        kind = value if isinstance(value, type) else type(value)
+        if isinstance(value, ModuleType):
+            return () if is_library(value.__name__) else self._read(vars(value), self.names, depth)
+        if isinstance(value, type):
+            return self._class(value, depth)
+        names = IMPLIED if is_library(kind.__module__) else self.names
+        own = getattr(value, "__dict__", {})
+        stores = [own[store] for store in MODULE_STORES if store in own]
+        inside = [self._read(store, store if names is IMPLIED else names, depth) for store in stores if isinstance(store, dict)]
+        slots = [self._read(_slots(value, part), self.names, depth) for part in kind.__mro__ if "__slots__" in vars(part)]
+        return self.key(kind), self._read(own, names, depth), *inside, *slots
+
+    def _class(self, kind: type, depth: int) -> Hashable:
+        if is_library(kind.__module__):
+            return ()
+        return self._read(vars(kind), self.names, depth), *(self.key(base, depth) for base in kind.__bases__)
+
+    def _read(self, store: Mapping[str, Any], names: Mapping[str, Any], depth: int) -> Hashable:
+        """The values under those of `names` that are there."""
+        if len(store) < len(names):
+            found = [name for name in tuple(store) if name in names]
+        else:
+            found = [name for name in tuple(names) if name in store]
+        return tuple([(name, self.key(_behind(store[name]), depth + 1)) for name in found])
 
 
-def _is_filled(cell: Any) -> bool:
+def _content(cell: Any) -> Any:
     try:
-        _ = cell.cell_contents
+        return cell.cell_contents
     except ValueError:  # a variable that is assigned later
-        return False
-    return True
+        return ...
 
 
-def _key(value: Any, names: tuple[str, ...]) -> Hashable:
-    if isinstance(value, PLAIN):
-        return type(value), repr(value) if isinstance(value, float) else value
-    if isinstance(value, tuple | list):
-        return type(value), tuple(_key(item, names) for item in value)
-    if isinstance(value, dict):
-        return dict, tuple((name, _key(item, names)) for name, item in value.items())
-    attributes = getattr(value, "__dict__", None)
-    if not attributes or is_array(value):
-        return id(value)
-    read = tuple((name, _key(attributes[name], ())) for name in names if isinstance(attributes.get(name, ...), (*PLAIN, tuple, list)))
-    return id(value), read
+def _behind(member: Any) -> Any:
+    """The function behind what stands in a class."""
+    if isinstance(member, property):
+        return member.fget
+    if isinstance(member, staticmethod | classmethod):
+        return member.__func__
+    return member.func if isinstance(member, cached_property) else member
 
 
-_NAMES: dict[CodeType, tuple[str, ...]] = {}
+def _slots(value: Any, kind: type) -> dict[str, Any]:
+    """What an object keeps in the `__slots__` of one of its classes."""
+    return {name: getattr(value, name, ...) for name, slot in vars(kind).items() if isinstance(slot, MemberDescriptorType)}
 
 
-def _names(code: CodeType) -> tuple[str, ...]:
+@cache
+def is_library(module: str | None) -> bool:
+    """Whether a module's contents are taken to stay as they are."""
+    root = (module or "builtins").partition(".")[0]
+    return root in LIBRARIES or root in sys.stdlib_module_names and root != "__main__"
+
+
+@cache
+def names_in(code: CodeType) -> Names:
     """Names a function or a function inside it may look up globally or as attributes."""
-    if code not in _NAMES:
-        inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant)]
-        _NAMES[code] = tuple(dict.fromkeys((*code.co_names, *inner)))
-    return _NAMES[code]
+    names = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(names_in(constant))
+    return names
 
 
 def describe_change(before: tuple[Any, ...], now: tuple[Any, ...]) -> str:

@@ -527,3 +527,12 @@ def test_every_axis_set_is_covered():
     subsets = {frozenset(s) for n in (1, 2, 3) for s in itertools.combinations(range(3), n)}
     named = {frozenset(range(3)) if a is None else frozenset({a % 3} if isinstance(a, int) else a) for a in AXES}
     assert named == subsets
+
+
+def test_a_concatenated_constant_is_not_taken_for_the_zero_of_a_masked_load():
+    """A read that is masked gives 0; where a constant stands beside it, the constant is what counts."""
+    check(
+        lambda x: gradc.concat([x, gradc.ones((3, 2))], axis=1) * 2,
+        lambda x: torch.cat([x, torch.ones(3, 2)], dim=1) * 2,
+        tensor(3, 5),
+    )
