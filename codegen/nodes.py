@@ -222,9 +222,8 @@ class Puller:
     def _select(self, value: Value, guards: tuple[Guard, ...], chosen: Node, other: Node) -> Node:
         """`chosen` where the guards hold; a plain load is already zero where its guards fail (one at gathered indices is not)."""
         masked = set(chosen.detail.guards) if chosen.kind == "load" else set()
-        if not guards or (
-            other.kind == "constant" and set(guards) <= masked and not any(has_datum(guard.index) for guard in masked)
-        ):
+        is_zero = other.kind == "constant" and not other.detail
+        if not guards or (is_zero and set(guards) <= masked and not any(has_datum(guard.index) for guard in masked)):
             return chosen
         for guard in guards:
             axes = guard.index.axes
