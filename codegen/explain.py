@@ -56,17 +56,21 @@ def story(sequence: LaunchSequence) -> str:
     lines = [f"{sequence.phase}: {len(sequence.scheduled)} launch{'' if len(sequence.scheduled) == 1 else 'es'}"]
     for kernel, emitted in zip(sequence.scheduled, sequence.emitted, strict=True):
         lines.append(f"  {emitted.name:<32} {schedule_line(kernel)}")
-        lines.append(f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel)}")
+        lines.append(
+            f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"
+        )
         lines += [f"      {reason}" for reason in _reasons(kernel, sequence.identifiers)]
     return "\n".join(lines)
 
 
-def _inside(kernel: Scheduled) -> str:
+def _inside(kernel: Scheduled, identifiers: Mapping[Value, str]) -> str:
     """Reductions that are computed and used in the kernel without being stored."""
-    kept = [
-        stage.heavy.value for stage in kernel.plan.stages if stage.heavy is not None and stage.value not in kernel.plan.stored
-    ]
-    return f"; computed in passing: {', '.join(value.name or value.operation.name for value in kept)}" if kept else ""
+    stages = [stage for stage in kernel.plan.stages if stage.heavy is not None and stage.value not in kernel.plan.stored]
+    kept = dict.fromkeys(
+        stage.heavy.value.name or stage.heavy.value.operation.name for stage in stages if stage.heavy is not None
+    )
+    unwritten = [name for name in kept if name not in {identifiers[value] for value in kernel.writes}]
+    return f"; computed in passing: {', '.join(unwritten)}" if unwritten else ""
 
 
 def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:

@@ -21,7 +21,7 @@ HELPER_TEXT = {
 }
 
 EXPECT = '''def expect(name, array, shape, dtype, strides):
-    """The kernels below were made for arrays laid out like this."""
+    """The kernels above were made for arrays laid out like this."""
     if tuple(array.shape) != shape or array.dtype != dtype:
         raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {tuple(array.shape)}")
     if array.numel() and any(n > 1 and s != t for n, s, t in zip(shape, array.stride(), strides)):

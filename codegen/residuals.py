@@ -71,9 +71,9 @@ def _residual(value: Value, outputs: frozenset[Value]) -> Residual:
     stand_in = make_input(value.shape, value.dtype, value.name or value.operation.name, strides, dtype)
     stand_in.source = value.source
     if is_leaf(value):
-        return Residual(value, stand_in, "an input: kept for nothing")
+        return Residual(value, stand_in, "an input: costs nothing to keep")
     if value in outputs:
-        return Residual(value, stand_in, "an output: kept for nothing")
+        return Residual(value, stand_in, "an output: costs nothing to keep")
     heavy = isinstance(value.operation, HEAVY)
     return Residual(
         value,

@@ -6,6 +6,7 @@ This folder says what a program means. To read it, begin with `trace.py`, `ir.py
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name in LAZY_NAMES:
         globals()[name] = getattr(import_module(LAZY_NAMES[name]), name)
         return globals()[name]
-    raise AttributeError(f"module 'gradc' has no attribute {name!r}")
+    raise AttributeError(f"module 'gradc' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 def _run(function: Any, args: tuple, kwargs: dict) -> Any:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _package_folders() -> tuple[str, ...]:
@@ -150,12 +155,13 @@ def hide_internals(error: BaseException) -> None:
             raise
 
     A bare `raise` adds no entry for its own frame, so a GradcError ends at the user's line. An error of another kind that
-    was raised inside gradc is a bug of gradc and keeps its frames.
+    was raised inside gradc is a bug of gradc and keeps its frames, unless it is a name that is not there (`__getattr__`).
     """
     entries = list(_entries(error.__traceback__))
     if os.environ.get("GRADC_DEBUG", "0") not in ("", "0") or not entries:
         return
-    if not isinstance(error, GradcError) and is_internal(entries[-1].tb_frame.f_code.co_filename):
+    last = entries[-1].tb_frame.f_code
+    if not isinstance(error, GradcError) and is_internal(last.co_filename) and last.co_name != "__getattr__":
         return
     shown = None
     for entry in reversed(entries):
@@ -164,6 +170,29 @@ def hide_internals(error: BaseException) -> None:
     error.__traceback__ = shown
     if _is_wholly_internal(error.__context__):
         error.__suppress_context__ = True
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates what users call: its errors show no frame of gradc."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            hide_internals(error)
+            raise
+
+    return call
+
+
+def require(*modules: str, what: str) -> None:
+    """Raises UnsupportedError where a package that `what` needs is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            f"{what} needs {' and '.join(missing)}, not installed here", advice="Install with: pip install 'gradc[triton]'"
+        )
 
 
 def _entries(trace: TracebackType | None) -> Any:

@@ -184,7 +184,10 @@ def broadcast_to(x: Value, shape: Shape) -> Value:
         return x
     lead = len(shape) - x.ndim
     if lead < 0 or any(size not in (1, shape[lead + i]) for i, size in enumerate(x.shape)):
-        raise ShapeError(f"shape {x.shape} does not broadcast to {shape}")
+        raise ShapeError(
+            f"shape {x.shape} does not broadcast to {shape}",
+            advice="Sizes are compared from the last dimension and must be equal or 1.",
+        )
     kept = tuple(i for i, size in enumerate(x.shape) if size == shape[lead + i])
     if len(kept) < x.ndim:
         x = apply(Reshape(tuple(x.shape[i] for i in kept)), x)
@@ -262,7 +265,10 @@ class Reshape(Structural):
 
     def result(self, x: Value) -> tuple[Shape, DType]:
         if int(np.prod(self.shape, dtype=object)) != x.size:
-            raise ShapeError(f"cannot reshape {x.shape} ({x.size} elements) to {self.shape}")
+            raise ShapeError(
+                f"cannot reshape {x.shape} ({x.size} elements) to {self.shape}",
+                advice=f"The sizes of the new shape must multiply to {x.size}; -1 stands for what is left.",
+            )
         return self.shape, x.dtype
 
     def numpy(self, x: np.ndarray) -> np.ndarray:

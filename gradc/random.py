@@ -87,7 +87,8 @@ def _key_words(key: Any) -> tuple[Value, Value]:
     if value.dtype != uint32 or value.shape != (2,):
         what = DTypeError if value.dtype != uint32 else ShapeError
         raise what(
-            f"a random key is uint32 of shape (2,), got {describe(key)}", advice="Make one with gradc.random.key(seed), or split one."
+            f"a random key is uint32 of shape (2,), got {describe(key)}",
+            advice="Make one with gradc.random.key(seed), or split one.",
         )
     return value[0], value[1]
 

@@ -27,10 +27,11 @@ _KINDS: dict[type, int] = {int: PLAIN, bool: PLAIN, str: PLAIN, float: NUMBER}
 
 @dataclass(frozen=True)
 class StaticNames:
-    """The parameters that are static as a whole, by position and by name."""
+    """The parameters that are static as a whole, by position and by name; `parameters` are all names in order."""
 
     positions: frozenset[int] = frozenset()
     names: frozenset[str] = frozenset()
+    parameters: tuple[str, ...] = ()
 
 
 NOTHING_STATIC = StaticNames()
@@ -53,7 +54,29 @@ def static_names(function: Callable, names: str | Sequence[str]) -> StaticNames:
         if name not in known and not takes_any:
             raise TraceError(f"static_argnames has {name!r}, but the parameters are {', '.join(known)}")
     positions = frozenset(i for i, p in enumerate(parameters) if p.name in wanted and p.kind is not p.KEYWORD_ONLY)
-    return StaticNames(positions, frozenset(wanted))
+    return StaticNames(positions, frozenset(wanted), tuple(known))
+
+
+def misuse(function: Callable, args: tuple, kwargs: dict) -> str:
+    """What is wrong with the number or the names of the arguments; "" where they fit."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # a builtin without a signature
+        return ""
+    return ""
+
+
+def refuse_misuse(function: Callable, args: tuple, kwargs: dict) -> None:
+    """Raises TraceError for arguments that do not fit the function's parameters."""
+    wrong = misuse(function, args, kwargs)
+    if wrong:
+        name = getattr(function, "__name__", "the function")
+        raise TraceError(
+            f"{name} {wrong}" if wrong.startswith("got") else f"{name}: {wrong}",
+            advice=f"It is {name}{inspect.signature(function)}.",
+        )
 
 
 def marked(args: tuple, kwargs: dict, static: StaticNames) -> tuple[tuple, dict]:
@@ -92,7 +115,7 @@ def signature_key(args: tuple, kwargs: dict, static: StaticNames = NOTHING_STATI
         elif kind == PLAIN:
             key.append((type(leaf), leaf))
         else:
-            key.append((type(leaf), leaf) if hashes(leaf) else _refuse_unhashable(args, kwargs))
+            key.append((type(leaf), leaf) if hashes(leaf) else _refuse_unhashable(args, kwargs, static))
     return tuple(key), arrays
 
 
@@ -153,16 +176,21 @@ def hashes(leaf: Any) -> bool:
     return True
 
 
-def _refuse_unhashable(args: tuple, kwargs: dict) -> NoReturn:
+def _refuse_unhashable(args: tuple, kwargs: dict, static: StaticNames) -> NoReturn:
     """Raises TraceError for the first static leaf that does not hash."""
     paths, leaves, _ = optree.tree_flatten_with_path((args, kwargs))
     path, leaf = next(
         (path, leaf) for path, leaf in zip(paths, leaves, strict=True) if not is_dynamic(leaf) and not hashes(leaf)
     )
     what = leaf.what if isinstance(leaf, Static) else leaf
+    names = static.parameters[: len(args)]
     where = f"positional argument {path[1]}" if path[0] == 0 else f"argument {path[1]!r}"
+    if path[0] == 0 and path[1] < len(names) and isinstance(leaf, Static):
+        where = f"argument {names[path[1]]!r}"
     inside = f" (at {'.'.join(map(str, path[2:]))})" if path[2:] else ""
     raise TraceError(
         f"{where}{inside} is a {type(what).__name__}, which is neither an array nor hashable",
-        advice="Arrays are dynamic inputs; everything else is part of the compiled program: use a tuple or a frozen dataclass.",
+        advice="Pass a tuple: what is static has to hash."
+        if isinstance(leaf, Static) and isinstance(what, list)
+        else "Arrays are dynamic inputs; everything else is part of the compiled program: use a tuple or a frozen dataclass.",
     )

@@ -15,7 +15,7 @@ import numpy as np
 import optree
 
 from gradc.autodiff import jvp_graph, vjp_graph
-from gradc.errors import DTypeError, GradcError, ShapeError, TraceError, UnsupportedError, hide_internals
+from gradc.errors import DTypeError, ShapeError, TraceError, UnsupportedError, hide_internals, public
 from gradc.interpret import evaluate
 from gradc.ir import Value, apply
 from gradc.language.arguments import value_of
@@ -39,6 +39,7 @@ def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Fun
     """
     both = value_and_grad(function, argnums, has_aux)
 
+    @public
     @wraps(function)
     def gradient(*args: Any, **kwargs: Any) -> Any:
         result, gradients = both(*args, **kwargs)
@@ -60,6 +61,7 @@ def value_and_grad(function: Function, argnums: Argnums = 0, has_aux: bool = Fal
     return staged(inside, function, argnums)
 
 
+@public
 def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     """(outputs, pullback): the pullback takes a cotangent shaped like the outputs to a tuple of cotangents of the primals.
 
@@ -82,6 +84,7 @@ def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     return (results, pull, auxiliary) if has_aux else (results, pull)
 
 
+@public
 def jvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> tuple:
     """(outputs, tangents of the outputs) at `primals` in the direction `tangents`, two sequences of the same structure.
 
@@ -97,6 +100,7 @@ def jvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any], has
     return staged(inside, argnums=0)(tuple(primals), tuple(tangents))
 
 
+@public
 def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     """(outputs, pushforward): the pushforward takes one tangent per primal to the tangents of the outputs.
 
@@ -140,7 +144,7 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
                 return inside(*args, **kwargs)
             lifted = {number % len(args) for number in chosen} if args else set()
             return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
-        except GradcError as error:
+        except Exception as error:
             hide_internals(error)
             raise
 

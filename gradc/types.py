@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from gradc.errors import DTypeError, ShapeError
+from gradc.errors import DTypeError, ShapeError, public
 
 Shape = tuple[int, ...]
 
@@ -122,7 +122,10 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     for shape in shapes:
         for axis, size in enumerate(shape, rank - len(shape)):
             if size != 1 and result[axis] not in (1, size):
-                raise ShapeError(f"shapes {' and '.join(map(str, shapes))} do not broadcast together")
+                raise ShapeError(
+                    f"shapes {' and '.join(map(str, shapes))} do not broadcast together",
+                    advice="Sizes are compared from the last dimension and must be equal or 1: insert one with x[:, None] or reshape.",
+                )
             if size != 1:
                 result[axis] = size
     return tuple(result)
@@ -158,12 +161,18 @@ def row_major(shape: Shape) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+@public
 def spec(shape: int | Shape, dtype: Any = "float32", *, strides: tuple[int, ...] | None = None) -> Spec:
-    """Stands for an array when lowering: `gradc.spec((8192, 4096), "bfloat16")`. Strides are in elements."""
+    """Stands for an array when lowering: `gradc.spec((8192, 4096), "bfloat16")`. Strides are in elements.
+
+    Raises ShapeError for negative sizes and DTypeError for a dtype that is none. Without elements every layout is row-major.
+    """
     shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
     if any(size < 0 for size in shape):
         raise ShapeError(f"a spec's sizes are not negative, got {shape}")
     if strides is not None and len(strides) != len(shape):
         raise ShapeError(f"strides {strides} do not fit shape {shape}")
-    contiguous = strides is None or all(s == r or n <= 1 for s, r, n in zip(strides, row_major(shape), shape, strict=True))
+    contiguous = (
+        strides is None or 0 in shape or all(s == r or n <= 1 for s, r, n in zip(strides, row_major(shape), shape, strict=True))
+    )
     return Spec(shape, as_dtype(dtype), None if contiguous else tuple(strides))  # type: ignore[arg-type]

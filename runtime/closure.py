@@ -16,6 +16,7 @@ from gradc.errors import is_internal
 from gradc.leaves import is_array
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), slice)
+EXACT = frozenset((bool, int, float, str, type(None)))
 DEPTH = 6  # of attributes of attributes, and of containers in containers
 LIBRARIES = frozenset(("gradc", "jax", "ml_dtypes", "numpy", "optree", "scipy", "sympy", "torch", "triton"))
 IMPLIED = dict.fromkeys(("__call__", "__getitem__", "__init__", "__wrapped__", "forward"))  # what code reads without its name
@@ -24,7 +25,9 @@ MODULE_STORES = ("_parameters", "_buffers", "_modules")  # where a torch.nn.Modu
 Names = Mapping[str, None]  # a set in a fixed order
 
 
-def closed_over(function: Any, arguments: Iterable[Any] = (), names: Names = IMPLIED) -> tuple[Hashable, tuple[Any, ...], Names]:
+def closed_over(
+    function: Any, arguments: Iterable[Any] = (), names: Names = IMPLIED
+) -> tuple[Hashable, tuple[Any, ...], Names]:
     """A key for what a function and `arguments` refer to, the objects that key knows by address, and the names looked up.
 
     An attribute counts when any of the functions that are reached names it. Passing the `names` of the last time saves a round.
@@ -47,21 +50,23 @@ class _Search:
         self.seen: dict[int, int] = {}
 
     def key(self, value: Any, depth: int = 0) -> Hashable:
-        if isinstance(value, PLAIN):
-            return type(value), repr(value) if isinstance(value, float | complex | slice) else value
-        if id(value) in self.seen:
-            return "seen", self.seen[id(value)]
+        kind = type(value)
+        if kind in EXACT or isinstance(value, PLAIN):
+            return kind, repr(value) if isinstance(value, float | complex | slice) else value
+        number = self.seen.get(id(value))
+        if number is not None:
+            return "seen", number
         self.held.append(value)
-        if depth > DEPTH or is_array(value):
+        if kind is FunctionType:
+            return self._function(value)
+        if (kind is ModuleType and is_library(value.__name__)) or depth > DEPTH or is_array(value):
             return id(value)
         if isinstance(value, tuple | list | set | frozenset):
-            return type(value), tuple([self.key(item, depth + 1) for item in value])
+            return kind, tuple([self.key(item, depth + 1) for item in value])
         if isinstance(value, dict):
-            return type(value), self._read(value, value, depth)
+            return kind, self._read(value, value, depth)
         self.seen[id(value)] = len(self.seen)
-        if isinstance(value, FunctionType):
-            return self._function(value)
-        if isinstance(value, MethodType):
+        if kind is MethodType:
             return self.key(value.__func__), self.key(value.__self__, depth)
         if isinstance(value, partial):
             return "partial", self.key(value.func), self.key(value.args, depth), self.key(value.keywords, depth)
@@ -69,11 +74,12 @@ class _Search:
 
     def _function(self, function: FunctionType) -> Hashable:
         """By its code and what that reads, so that a function made again from the same text is the same."""
-        code = function.__code__
+        code, module = function.__code__, function.__module__
         inside = is_internal(code.co_filename)
-        if is_library(function.__module__) and (inside or not function.__module__.startswith("gradc")):
+        if is_library(module) and (inside or not module.startswith("gradc")):
             return id(function)
-        cells = tuple([self.key(_content(cell)) for cell in function.__closure__ or ()])
+        self.seen[id(function)] = len(self.seen)
+        cells = tuple([self.key(_content(cell)) for cell in function.__closure__]) if function.__closure__ else ()
         defaults = self.key(function.__defaults__), self.key(function.__kwdefaults__)
         if inside:
             return id(code), cells, defaults
@@ -133,17 +139,21 @@ def _slots(value: Any, kind: type) -> dict[str, Any]:
 def is_library(module: str | None) -> bool:
     """Whether a module's contents are taken to stay as they are."""
     root = (module or "builtins").partition(".")[0]
-    return root in LIBRARIES or root in sys.stdlib_module_names and root != "__main__"
+    return root in LIBRARIES or (root in sys.stdlib_module_names and root != "__main__")
 
 
-@cache
+_NAMES: dict[int, tuple[CodeType, Names]] = {}  # by address, as hashing code is slow; each is kept alive here
+
+
 def names_in(code: CodeType) -> Names:
     """Names a function or a function inside it may look up globally or as attributes."""
-    names = dict.fromkeys(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names.update(names_in(constant))
-    return names
+    if id(code) not in _NAMES:
+        names = dict.fromkeys(code.co_names)
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                names.update(names_in(constant))
+        _NAMES[id(code)] = code, names
+    return _NAMES[id(code)][1]
 
 
 def describe_change(before: tuple[Any, ...], now: tuple[Any, ...]) -> str:

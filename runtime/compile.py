@@ -11,22 +11,23 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
 from gradc.codegen.lower import lower_graph, lower_pair
-from gradc.errors import GradcError, TraceError, UnsupportedError, hide_internals
+from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
-from gradc.leaves import is_array
 from gradc.normalise import normalise
-from gradc.runtime.closure import closed_over, describe_change
+from gradc.runtime.closure import IMPLIED, closed_over, describe_change
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
-from gradc.signature import signature_key, static_names
+from gradc.signature import refuse_misuse, signature_key, static_names
 from gradc.trace import Traced, trace
 from gradc.transforms import is_traced
+from gradc.types import Spec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +59,7 @@ class Compiled(Generic[P, R]):
         self.function, self.options = function, options
         self._static = static_names(function, options.static_argnames)
         self._programs: dict[Hashable, Prepared] = {}
+        self._names = IMPLIED
         self._last: tuple[Any, ...] | None = None
         self._lock = threading.RLock()
 
@@ -66,7 +68,7 @@ class Compiled(Generic[P, R]):
             if is_traced((args, kwargs)):
                 return self.function(*args, **kwargs)
             return self._run(args, kwargs)
-        except GradcError as error:
+        except Exception as error:
             hide_internals(error)
             raise
 
@@ -79,13 +81,14 @@ class Compiled(Generic[P, R]):
 
     def _run(self, args: tuple, kwargs: dict) -> Any:
         key, arrays = signature_key(args, kwargs, self._static)
+        refuse_specs(arrays)
         backend = resolve_backend(self.options.backend, arrays)
         prepared = self._find(key, backend, args, kwargs)
         return results_of(prepared, arrays)
 
     def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
-        objects = tuple(x for x in args if _is_known_by_address(x))
-        outside, held = closed_over(self.function, objects)
+        objects = [x for x in (*args, *kwargs.values()) if _is_known_by_address(x)]
+        outside, held, self._names = closed_over(self.function, objects, self._names)
         full = (key, backend, outside)
         prepared = self._programs.get(full)
         if prepared is None:
@@ -99,62 +102,86 @@ class Compiled(Generic[P, R]):
                     self._last = full
         return prepared
 
-    def lower(self, *args: Any, wrt: Sequence[int] | None = None, **kwargs: Any) -> Lowered:
+    @public
+    def lower(self, *args: Any, wrt: int | Sequence[int] | None = None, **kwargs: Any) -> Lowered:
         """What would run for arguments like these (arrays, or `gradc.spec` in their place), without running anything.
 
         Differentiates with respect to every floating-point array, or those numbered `wrt` among the array leaves; `()` for none.
+        Raises TraceError for a `wrt` that names something else.
         """
-        try:
-            _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-            return lowered(graph, wrt)
-        except GradcError as error:
-            hide_internals(error)
-            raise
+        _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
+        return lowered(graph, wrt)
 
 
 def _is_known_by_address(x: Any) -> bool:
-    """Whether an argument is an object with attributes whose hash says nothing of them."""
+    """Whether an argument is an object whose hash says nothing of its attributes, or a bound method of one."""
     by_address: Any = object.__hash__
-    return type(x).__hash__ is by_address and hasattr(x, "__dict__") and not is_array(x)
+    return (type(x).__hash__ is by_address and x is not None) or isinstance(x, MethodType)
+
+
+def refuse_specs(arrays: Sequence[Any]) -> None:
+    """Raises TraceError where a spec was passed to a call."""
+    if any(isinstance(array, Spec) for array in arrays):
+        raise TraceError("a spec has no elements to compute with", advice="Pass arrays, or give the specs to `lower`.")
 
 
 def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
     """The function's results, traced for this one call; a transform called on arrays ends here."""
     _, arrays = signature_key(args, kwargs)
+    refuse_specs(arrays)
     traced, graph = program_of(function, args, kwargs)
     return results_of(Prepared(traced, Executable(graph, resolve_backend("auto", arrays))), arrays)
 
 
 def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[str] = ()) -> tuple[Traced, Graph]:
     """The traced function and its normalised graph."""
+    refuse_misuse(function, args, kwargs)
     traced = trace(function, args, kwargs, static)
     log("ir", str(traced.graph))
     graph = normalise(traced.graph, "before")
-    log("fusion", str(graph))
+    log("ir", f"normalised\n{graph}")
     return traced, graph
 
 
-def lowered(graph: Graph, wrt: Sequence[int] | None) -> Lowered:
+def lowered(graph: Graph, wrt: int | Sequence[int] | None) -> Lowered:
     """A normalised graph lowered, with its gradient unless `wrt` is empty."""
+    places = differentiated_inputs(graph, wrt)
+    if not places or not any(value.dtype.is_floating for value in graph.outputs):
+        result = Lowered(graph, lower_graph(graph), None)
+    else:
+        result = Lowered(graph, *lower_pair(graph, places))
+    log("fusion", result.explain)
+    return result
+
+
+def differentiated_inputs(graph: Graph, wrt: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The inputs `wrt` names, by position among the array leaves; TraceError for what is no floating-point array of the graph."""
     if wrt is None:
-        wrt = [i for i, value in enumerate(graph.inputs) if value.dtype.is_floating]
-    if not wrt or not any(value.dtype.is_floating for value in graph.outputs):
-        return Lowered(graph, lower_graph(graph), None)
-    for number in wrt:
-        if not 0 <= number < len(graph.inputs) or not graph.inputs[number].dtype.is_floating:
-            raise TraceError(f"wrt names argument {number}, which is not a floating-point array of {graph.title}")
-    program, partition = lower_pair(graph, wrt)
-    return Lowered(graph, program, partition)
+        return tuple(i for i, value in enumerate(graph.inputs) if value.dtype.is_floating)
+    places = tuple(wrt) if isinstance(wrt, tuple | list) else (wrt,)
+    for place in places:
+        if not isinstance(place, int) or not 0 <= place < len(graph.inputs) or not graph.inputs[place].dtype.is_floating:
+            raise TraceError(
+                f"wrt names argument {place!r}, which is not a floating-point array of {graph.title}",
+                advice="Number the array arguments from 0: `wrt=0`, `wrt=(0, 2)`, or `wrt=()` for no gradient.",
+            )
+    return places
 
 
 def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
-    """Runs a prepared program; results come back as the arrays came, in the structure the function returned."""
-    executable, tensors = prepared.executable, [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
+    """Runs a prepared program; results come back as the arrays came, in the structure the function returned.
+
+    What the function closed over counts as an argument: a tensor among it puts the results on torch's tape.
+    """
+    executable = prepared.executable
+    arrays = [*arrays, *executable.literals()]
+    tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
     refuse_devices(tensors, executable.backend)
     if not tensors:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
     from gradc.runtime import tape
 
+    tape.refuse_function_transforms()
     if tape.wants_tape(arrays):
         return prepared.traced.results(tape.recorded(executable, arrays))
     from gradc.runtime.execute import to_torch
@@ -188,6 +215,7 @@ def compile(
     tune: str = "none",
     deterministic: bool = True,
 ) -> Callable[[Callable[P, R]], Compiled[P, R]]: ...
+@public
 def compile(
     function: Callable[P, R] | None = None,
     /,
@@ -205,8 +233,19 @@ def compile(
     `backend` is "auto" (Triton for a GPU tensor, NumPy otherwise), "numpy" (the reference), "triton", or "interpret" (the
     emitted kernels on the CPU). No float atomics are used (`deterministic`), and schedules are chosen without a search (`tune`).
 
+    What the function reads besides its arguments may change between calls: arrays are read, and differentiated on torch's
+    tape, at every call; other numbers, functions and attributes that it names make another program. Only a number taken out of
+    an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it was: pass it as an argument.
+
     Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet.
     """
+    if function is not None and not callable(function):
+        advice = (
+            f"Name the options: `@gradc.compile(backend={function!r})`."
+            if function in BACKENDS
+            else "Options are passed by name."
+        )
+        raise TraceError(f"compile takes a function, got {function!r}", advice=advice)
     if backend not in BACKENDS:
         raise UnsupportedError(f"there is no backend {backend!r}", advice=f"Use one of: {', '.join(BACKENDS)}.")
     if tune != "none" or dynamic is not None or not deterministic:
@@ -214,4 +253,4 @@ def compile(
             "dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are."
         )
     options = Options(backend, (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames))
-    return Compiled(function, options) if function is not None else lambda wrapped: Compiled(wrapped, options)
+    return Compiled(function, options) if function is not None else public(lambda wrapped: Compiled(wrapped, options))

@@ -13,9 +13,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from gradc.codegen.lower import differentiate, with_literals
+from gradc.codegen.explain import story
+from gradc.codegen.lower import differentiate, lower_graph, lower_pair, with_literals
 from gradc.codegen.residuals import Partition
-from gradc.errors import UnsupportedError
+from gradc.errors import UnsupportedError, require
 from gradc.interpret import evaluate_values, finished, to_numpy
 from gradc.ir import Graph
 from gradc.leaves import Literal
@@ -27,9 +28,14 @@ from gradc.runtime.workers import interpret
 
 
 class Executable:
-    """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton"."""
+    """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton".
+
+    `arrays` are always the arguments and then the `literals()`.
+    """
 
     def __init__(self, graph: Graph, backend: str):
+        if backend != "numpy":
+            require("torch", "triton", what=f"backend={backend!r}")
         self.graph = with_literals(graph)
         self.backend = backend
         self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
@@ -44,12 +50,11 @@ class Executable:
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, without anything kept for a backward."""
         if self.backend == "numpy":
-            return self._evaluated(self.graph.inputs, self.graph.outputs, (*arrays, *self.literals()))
-        return self._launched(self._plan(()), "forward", (*arrays, *self.literals()))
+            return self._evaluated(self.graph.inputs, self.graph.outputs, arrays)
+        return self._launched(self._plan(()), "forward", arrays)
 
     def forward(self, arrays: Sequence[Any], wrt: tuple[int, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The outputs, and the arrays the backward with respect to the inputs `wrt` takes."""
-        arrays = (*arrays, *self.literals())
         if self.backend == "numpy":
             split = self._partition(wrt)
             results = self._evaluated(split.forward.inputs, split.forward.outputs, arrays, exact_after=len(self.graph.outputs))
@@ -71,6 +76,7 @@ class Executable:
             if wrt not in self._plans:
                 self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache())
                 log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
+                log("fusion", lambda: told(self.graph, wrt))
                 log("kernel", self._plans[wrt].source)
             return self._plans[wrt]
 
@@ -94,6 +100,12 @@ class Executable:
             return interpret(plan.source, function, [to_torch(array, "cpu") for array in arrays] or ["cpu"])
         device = next((array.device for array in arrays if getattr(array, "is_cuda", False)), "cuda")
         return getattr(load_module(plan.source), function)(*([to_torch(array, device) for array in arrays] or [device]))
+
+
+def told(graph: Graph, wrt: tuple[int, ...]) -> str:
+    """What was fused in a program, in words."""
+    program = lower_pair(graph, wrt)[0] if wrt else lower_graph(graph)
+    return "\n".join(story(sequence) for sequence in program.sequences)
 
 
 def to_torch(array: Any, device: Any) -> Any:
@@ -123,6 +135,12 @@ def refuse_devices(arrays: Sequence[Any], backend: str) -> None:
     devices = {str(array.device) for array in arrays if hasattr(array, "is_cuda")}
     if len({device for device in devices if device != "cpu"}) > 1:
         raise UnsupportedError(f"the tensors are on {', '.join(sorted(devices))}", advice="Move them to one device.")
+    for array in arrays:
+        if array.is_meta or str(array.layout) != "torch.strided":
+            kind = "a tensor on the meta device" if array.is_meta else f"a tensor of layout {array.layout}"
+            raise UnsupportedError(
+                f"{kind} has no elements in memory to read", advice="Pass a dense one, or a spec to `lower`."
+            )
     if backend == "triton" and not _has_gpu():
         raise UnsupportedError(
             "backend='triton' needs a GPU, and torch finds none", advice="Use backend='interpret' or 'numpy'."

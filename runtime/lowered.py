@@ -5,16 +5,18 @@ Everything here is read from what `codegen` decided; only `build` starts a compi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from gradc.codegen.cost import Buffer, Cost, PhaseCost, phase_cost, traffic
 from gradc.codegen.emit import Emitted
-from gradc.codegen.explain import schedule_line, story
+from gradc.codegen.explain import schedule_line, size, story
 from gradc.codegen.lower import LaunchSequence, Program
 from gradc.codegen.residuals import Partition
 from gradc.codegen.schedule import Scheduled
+from gradc.errors import UnsupportedError, public, require
 from gradc.ir import Graph
 from gradc.runtime.build import Binary, BuildRequest
 from gradc.runtime.workers import build as build_kernels
@@ -22,6 +24,7 @@ from gradc.types import DType
 
 POINTERS = {"bool": "i1", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 ALIGNMENT = 16
+TARGET = re.compile(r"sm_\d+a?|gfx[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,17 @@ class Saved:
     why: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lowered:
     """A function lowered for given shapes: `ir` and `backward_ir`, the `kernels`, the module's `source`, `saved`, `cost`."""
 
     ir: Graph
     program: Program
     partition: Partition | None
+
+    def __repr__(self) -> str:
+        launches = self.cost.launches
+        return f"<lowered {self.ir.title}: {launches} launch{'' if launches == 1 else 'es'}, {size(self.cost.bytes)}>"
 
     @property
     def backward_ir(self) -> Graph | None:
@@ -100,8 +107,15 @@ class Lowered:
         """What was fused with what, what was not and why, and each kernel's schedule in one line."""
         return "\n".join(story(sequence) for sequence in self.program.sequences)
 
+    @public
     def build(self, target: str = "sm_90") -> tuple[Binary, ...]:
-        """Cross-compiles every kernel, in parallel processes; needs triton, no GPU. Raises WorkerError if one does not compile."""
+        """Cross-compiles every kernel, in parallel processes; needs triton, no GPU.
+
+        Raises UnsupportedError for a target that is none, and WorkerError if a kernel does not compile.
+        """
+        if not TARGET.fullmatch(target):
+            raise UnsupportedError(f"{target!r} is not a target", advice="Use sm_80, sm_90, sm_100, gfx942 and the like.")
+        require("torch", "triton", what="build")
         requests = [
             build_request(kernel, sequence.dtypes) for sequence in self.program.sequences for kernel in sequence.emitted
         ]

@@ -22,7 +22,8 @@ class Recorded(torch.autograd.Function):
         device = arrays[wrt[0]].device
         tensors = tuple(to_torch(array, device) for array in outputs)
         known = {id(array): tensor for array, tensor in zip((*outputs, *arrays), (*tensors, *arrays), strict=True)}
-        ctx.save_for_backward(*(known[id(array)] if id(array) in known else to_torch(array, device) for array in kept))
+        saved = (known.get(id(array), array) for array in kept)
+        ctx.save_for_backward(*(array if isinstance(array, torch.Tensor) else to_torch(array, device) for array in saved))
         ctx.executable, ctx.wrt, ctx.count = executable, wrt, len(arrays)
         ctx.floating = [tensor.is_floating_point() for tensor in tensors]
         ctx.mark_non_differentiable(*(tensor for tensor in tensors if not tensor.is_floating_point()))
@@ -53,3 +54,12 @@ def recorded(executable: Executable, arrays: list[Any]) -> tuple[torch.Tensor, .
 def wants_tape(arrays: list[Any]) -> bool:
     """Whether torch is recording and some tensor requires a gradient."""
     return torch.is_grad_enabled() and any(getattr(array, "requires_grad", False) for array in arrays)
+
+
+def refuse_function_transforms() -> None:
+    """Raises UnsupportedError inside torch.func: its tensors have no memory of their own."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise UnsupportedError(
+            "a compiled function was called inside a transform of torch.func",
+            advice="Use gradc's own transforms of it: gradc.grad, gradc.vjp, gradc.jvp, gradc.vmap.",
+        )

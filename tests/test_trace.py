@@ -141,7 +141,7 @@ def test_static_names_in_keys():
     one, arrays = signature_key((x, (1, 2)), {"mode": "a"}, static)
     assert len(arrays) == 1
     assert one == signature_key((x, (1, 2)), {"mode": "a"}, static)[0] != signature_key((x, (1, 3)), {"mode": "a"}, static)[0]
-    with pytest.raises(TraceError, match="positional argument 1 is a list"):
+    with pytest.raises(TraceError, match="argument 'sizes' is a list"):
         signature_key((x, [1, 2]), {}, static)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import gradc
 from gradc import grad, jvp, linearize, stop_gradient, value_and_grad, vjp
-from gradc.errors import DTypeError, ShapeError, TraceError, UnsupportedError
+from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.ir import Value
 from gradc.trace import trace
 from gradc.transforms import run_traced
@@ -86,8 +86,15 @@ def test_torch_in_torch_out():
     assert gradient.tolist() == [2, 4]
     half = grad(lambda x: gradc.sum(x.astype("float32") ** 2))(torch.tensor([1.0, 2.0], dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16
-    with pytest.raises(UnsupportedError, match="detach"):
-        grad(lambda x: gradc.sum(x))(torch.ones(2, requires_grad=True))
+
+
+def test_a_gradient_of_a_tensor_is_on_the_tape():
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    gradient = grad(lambda x: gradc.sum(x**3))(x)
+    assert gradient.tolist() == [3, 12]
+    gradient.sum().backward()
+    assert x.grad.tolist() == [6, 12]
 
 
 # Errors.

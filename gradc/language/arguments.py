@@ -45,7 +45,10 @@ def normal_axis(axis: Any, rank: int) -> int:
     """A possibly negative axis as one of 0..rank-1; ShapeError beyond."""
     number = integer(axis, "an axis")
     if not -rank <= number < rank:
-        raise ShapeError(f"axis {number} is out of range for an array of {rank} dimensions")
+        raise ShapeError(
+            f"axis {number} is out of range for an array of {rank} dimensions",
+            advice=f"Axes are {-rank}..{rank - 1}." if rank else "A 0-d array has no axes.",
+        )
     return number % rank
 
 

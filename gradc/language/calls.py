@@ -18,6 +18,7 @@ from gradc.errors import GradcError, UnsupportedError, hide_internals
 from gradc.interpret import evaluate
 from gradc.ir import Graph, Value
 from gradc.leaves import is_array
+from gradc.signature import refuse_misuse
 from gradc.trace import tracing, tracing_scope
 
 P = ParamSpec("P")
@@ -36,6 +37,8 @@ def array_function(function: Callable[P, R]) -> Callable[P, Any]:
         except Exception as error:
             if isinstance(error, GradcError):
                 error.operation = describe_call(function.__name__, args, kwargs)
+            elif isinstance(error, TypeError):
+                refuse_misuse(function, args, kwargs)
             hide_internals(error)
             raise
 
@@ -52,7 +55,7 @@ def method(symbol: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return function(*args, **kwargs)
             except Exception as error:
                 if isinstance(error, GradcError):
-                    error.operation = symbol.format(*(describe(x) for x in args)) if len(args) <= 2 else symbol
+                    error.operation = symbol.format(*(describe(x) for x in args))
                 hide_internals(error)
                 raise
 

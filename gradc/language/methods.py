@@ -6,15 +6,16 @@ refused here, with what to write instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
 
-from gradc.errors import ShapeError, TraceError
+from gradc.errors import ShapeError, TraceError, user_source
 from gradc.ir import Value
 from gradc.language import indexing, linear, reductions, shaping, softmax
-from gradc.language.calls import method
+from gradc.language.calls import describe, method
 from gradc.language.elementwise import FUNCTIONS, clip, powered
 from gradc.leaves import is_array, is_scalar
 from gradc.ops import TABLE
@@ -67,11 +68,35 @@ def _length(self: Value) -> int:
 
 def _refuse(what: str, advice: str) -> Callable[..., NoReturn]:
     def refuse(self: Value, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TraceError(f"{what} of {self!r}, which has no value until the program runs", advice=advice)
+        raise TraceError("it has no value until the program runs", advice=advice)
 
-    return method(what)(refuse)
+    return method(f"{what} of {{}}")(refuse)
 
 
+@method("the truth of {}")
+def _truth(self: Value) -> NoReturn:
+    source = user_source()
+    line = source.text().strip() if source is not None else ""
+    advice = next((advice for pattern, advice in BRANCHES if pattern.search(line)), BRANCH)
+    raise TraceError("it has no value until the program runs", advice=advice)
+
+
+def _missing(self: Value, name: str) -> NoReturn:
+    raise AttributeError(f"{describe(self)}, an array that is being traced, has no attribute {name!r}", name=name, obj=self)
+
+
+BRANCHES = (  # what the user's line looks like, and what to write there
+    (
+        re.compile(r"^(while|until)\b"),
+        "The number of rounds of a loop must be known while tracing: loop over a range of Python numbers or shapes.",
+    ),
+    (
+        re.compile(r"\b(max|min)\("),
+        "Python's max and min choose one: use gradc.maximum or gradc.minimum, or gradc.max and gradc.min over an axis.",
+    ),
+    (re.compile(r"[<>]=?[^<>,:]+[<>]"), "Python splits a chain of comparisons with `and`: write `(0 < x) & (x < 1)`."),
+    (re.compile(r"\b(and|or|not)\b"), "Write `&`, `|` and `~` between conditions, each in parentheses: `(0 < x) & (x < 1)`."),
+)
 BRANCH = "Use gradc.where(condition, a, b) to choose element by element, or gradc.cond(condition, f, g, *operands) to choose a computation."
 CONCRETE = "Compute it from shapes and static arguments, or return it from the compiled function and convert it there."
 
@@ -119,7 +144,7 @@ def _torch_function(function: Any, kinds: Any, args: Any = (), kwargs: Any = Non
     """torch's functions are refused; of an operator torch hears it as the TypeError that lets the Value's own operator run."""
     raise TraceError(
         f"torch's {function.__name__} was called on an array that is being traced",
-        advice="Use the function of gradc or gradc.nn, or convert the whole function with gradc.from_torch.",
+        advice="Use the function of gradc or gradc.nn.",
     )
 
 
@@ -159,9 +184,10 @@ METHODS: dict[str, Any] = (
         "__getitem__": _getitem,
         "__iter__": _iterate,
         "__len__": _length,
-        "__bool__": _refuse("the truth", BRANCH),
+        "__bool__": _truth,
+        "__getattr__": _missing,
         "__int__": _refuse("int()", CONCRETE),
-        "__index__": _refuse("an index or a range", CONCRETE),
+        "__index__": _refuse("the integer value", CONCRETE),
         "__float__": _refuse("float()", CONCRETE),
         "__complex__": _refuse("complex()", CONCRETE),
         "item": _refuse("item()", CONCRETE),

@@ -140,7 +140,10 @@ def concat(arrays: Any, /, axis: int | None = 0) -> Value:
     place = normal_axis(axis, values[0].ndim)
     others = {(*x.shape[:place], *x.shape[place + 1 :]) for x in values}
     if len(others) != 1 or len({x.ndim for x in values}) != 1:
-        raise ShapeError(f"shapes {' and '.join(str(x.shape) for x in values)} differ in another dimension than {axis}")
+        raise ShapeError(
+            f"shapes {' and '.join(str(x.shape) for x in values)} differ in another dimension than {axis}",
+            advice="Only the sizes along `axis` may differ; gradc.stack joins along a new axis.",
+        )
     return joined(values, place)
 
 

@@ -135,6 +135,7 @@ def differentiable(graph: Graph) -> tuple[int, ...]:
 def compared(graph: Graph, arrays: Sequence[np.ndarray], wrt: tuple[int, ...], random: np.random.Generator) -> list[Compared]:
     """Every result and, for random cotangents, every gradient, of the kernels against the reference."""
     kernels, reference = Executable(graph, "interpret"), Executable(graph, "numpy")
+    arrays = [*arrays, *reference.literals()]
     allowed = max((ALLOWED[value.dtype.name] for value in graph.values if value.dtype.is_floating), default=0.0)
     names = graph.output_names or [f"result {i}" for i in range(len(graph.outputs))]
     if not wrt:
