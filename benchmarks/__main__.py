@@ -34,7 +34,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="write everything there; results/launches.json by default if nothing is left out",
     )
-    parser.add_argument("--time", action="store_true", help="only time against PyTorch; needs a GPU, and is done anyway where there is one")
+    parser.add_argument(
+        "--time", action="store_true", help="only time against PyTorch; needs a GPU, and is done anyway where there is one"
+    )
     parser.add_argument("--seconds", type=float, default=480, help="stop timing after so many seconds")
     return parser.parse_args(arguments)
 

@@ -37,6 +37,17 @@ def layer_norm(x, w, b):
     return F.layer_norm(x, x.shape[-1:], w, b, 1e-5)
 
 
+def residual_dropout_layer_norm(x, residual, w, b, key):
+    """The exact one drops what gradc's key says; the others what PyTorch draws."""
+    dropped = dropped_by_key(x, key, 0.1) if x.dtype == torch.float64 else F.dropout(x, 0.1)
+    return layer_norm(residual + dropped, w, b)
+
+
+def dropped_by_key(x, key, p):
+    keep = gradc.random.bernoulli(key.cpu().numpy(), 1 - p, tuple(x.shape))
+    return torch.where(torch.from_numpy(keep).to(x.device), x / (1 - p), 0)
+
+
 def batch_norm(x, w, b):
     return F.batch_norm(x, None, None, w, b, training=True, eps=1e-5)
 
@@ -186,6 +197,8 @@ def filled(argument: Argument, sizes: dict[str, int], generator: torch.Generator
     shape = argument.dimensions(sizes)
     if argument.fill.startswith("below "):
         return torch.randint(sizes[argument.fill.removeprefix("below ")], shape, generator=generator, device=generator.device)
+    if argument.fill == "key":
+        return torch.from_numpy(gradc.random.key(generator.initial_seed())).to(generator.device)
     if argument.fill == "steps":
         return torch.full(shape, 3, dtype=getattr(torch, argument.dtype), device=generator.device)
     normal = torch.randn(shape, generator=generator, device=generator.device)

@@ -49,6 +49,7 @@ class Workload:
     """A function, its arguments, what it is differentiated with respect to (argument numbers), and its goal.
 
     `bound` is "memory" or "matrix": what limits it on a GPU. `inductor` is its name in `inductor.json` where that differs.
+    `draws` says that it draws random numbers, of which PyTorch draws others.
     """
 
     function: Callable[..., Any]
@@ -59,6 +60,7 @@ class Workload:
     goal: Goal
     bound: str = "memory"
     inductor: str = ""
+    draws: bool = False
 
     @property
     def name(self) -> str:
@@ -83,6 +85,10 @@ def layer_norm(x, w, b, eps=1e-5):
     centred = x - gradc.mean(x, axis=-1, keepdims=True)
     variance = gradc.mean(centred * centred, axis=-1, keepdims=True)
     return centred * gradc.rsqrt(variance + eps) * w + b
+
+
+def residual_dropout_layer_norm(x, residual, w, b, key, p=0.1):
+    return layer_norm(residual + gradc.nn.dropout(x, p, key=key), w, b)
 
 
 def batch_norm(x, w, b, eps=1e-5):
@@ -235,6 +241,7 @@ HEADS = "batch heads length width"
 MLP2 = (*bf16(x="tokens width"), *weights(w1="width hidden", b1="hidden", w2="hidden width", b2="width"))
 MOONS = fp32(w1="features 16", b1="16", w2="16 16", b2="16", w3="16 1", b3="1")
 COUNT = Argument("count", "", "int32", "steps")
+KEY = Argument("key", "2", "uint32", "key")
 ADAMW = tuple(
     Argument(f"{name}_{i}", "count", "float32", "squares" if name == "square" else "normal")
     for i in range(10) for name in ("param", "grad", "mean", "square")
@@ -251,6 +258,10 @@ FEW_IMAGES = {"batch": 2, "channels": 64, "height": 3, "width": 5}
 WORKLOADS = (
     Workload(rms_norm, NORMALISED, (0, 1), ROWS, FEW_ROWS, Goal(3, 342)),
     Workload(layer_norm, (*NORMALISED, *weights(b="columns")), (0, 1, 2), ROWS, FEW_ROWS, Goal(3, 345)),
+    Workload(
+        residual_dropout_layer_norm, (*bf16(x="rows columns", residual="rows columns"), *weights(w="columns", b="columns"), KEY),
+        (0, 1, 2, 3), ROWS, FEW_ROWS, Goal(3, 545, 0.1), draws=True,
+    ),
     Workload(batch_norm, IMAGE, (0, 1, 2), IMAGES, FEW_IMAGES, Goal(6, 1644.3)),
     Workload(group_norm, IMAGE, (0, 1, 2), IMAGES, FEW_IMAGES, Goal(4, 1100)),
     Workload(softmax, bf16(x="rows columns"), (0,), SQUARE, FEW_ROWS, Goal(2, 671.1)),

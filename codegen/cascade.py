@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain, product
 from typing import Any
 
 from gradc.codegen.formula import from_tree, to_text, to_tree, to_triton
@@ -97,6 +98,8 @@ def _remembered(expression: Expression, varying: tuple[Symbol, ...], states: tup
         return _derived(expression, varying, states)
     except Inexpressible as refused:
         return Refusal(str(refused))
+    except ArithmeticError as error:
+        return Refusal(f"no value at a sample point: {error}")
 
 
 def _derived(expression: Expression, varying: tuple[Symbol, ...], states: tuple[Symbol, ...]) -> Cascade:
@@ -281,18 +284,37 @@ def _solved(equations: list[list[Element]], unknowns: int) -> list[list[Element]
 
 
 def unproved(cascade: Cascade) -> str:
-    """Which of a cascade's four identities are not shown by their normal forms; empty where all are."""
-    missing = ""
-    for grouped in (True, False):
-        atoms = Atoms(cascade.varying, (*cascade.states, *cascade.old, *cascade.new), grouped)
-        body, *rows = [
-            [*map(atoms.abstract, row)] for row in ((cascade.body,), cascade.basis, cascade.combination, *cascade.transport)
-        ]
-        basis, combination, *transport = rows
-        missing = _unproved(body[0], basis, transport, combination, (cascade.states, cascade.old, cascade.new))
-        if not missing:
-            break
-    return missing
+    """Which of a cascade's four identities are not shown by their normal forms; empty where all are.
+
+    Each way that the conditions of its selections can turn out is looked at by itself.
+    """
+    import sympy
+
+    symbols, rows = (
+        (cascade.states, cascade.old, cascade.new),
+        ((cascade.body,), cascade.basis, cascade.combination, *cascade.transport),
+    )
+    selections = {piece for row in rows for part in row for piece in part.atoms(sympy.Piecewise)}
+    conditions = sorted({c for piece in selections for _, c in piece.args} - {sympy.true}, key=str)
+    moving = [c for c in conditions if c.free_symbols.intersection(chain(*symbols))]
+    if moving:
+        return f"the condition {moving[0]} depends on the state"
+    for truth in product((sympy.true, sympy.false), repeat=len(conditions)):
+        case = dict(zip(conditions, truth, strict=True))
+        settled = [[part.xreplace(case) for part in row] for row in rows]
+        missing = _unproved_case(settled, cascade.varying, symbols, grouped=True)
+        missing = missing and _unproved_case(settled, cascade.varying, symbols, grouped=False)
+        if missing:
+            return missing
+    return ""
+
+
+def _unproved_case(
+    rows: list[list[Expression]], varying: tuple[Symbol, ...], symbols: tuple[tuple[Symbol, ...], ...], grouped: bool
+) -> str:
+    atoms = Atoms(varying, chain(*symbols), grouped)
+    [body], basis, combination, *transport = ([atoms.abstract(part) for part in row] for row in rows)
+    return _unproved(body, basis, transport, combination, symbols)
 
 
 def _unproved(

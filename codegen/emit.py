@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from gradc.codegen.expressions import Argument, Expressions
-from gradc.codegen.index import Axis
+from gradc.codegen.index import Axis, term_axes, term_extent
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.schedule import Scheduled
@@ -79,25 +79,22 @@ class _Kernel:
         return Store(heavy, self.kernel.buffers[stage.value], access, stage)
 
     def _needs_64_bits(self) -> frozenset[KernelAxis]:
-        """The axes along which some array extends over 2**28 elements or more, if any array passes 2**31."""
-        far: set[Axis] = set()
-        too_far = False
+        """The axes whose positions take 64 bits: those that carry some array, or a position itself, far past 2**31."""
         accesses = [node.detail for node in self.nodes if node.kind == "load"] + [store.access for store in self.stores]
-        for access in accesses:
-            offset = access.offset
+        offsets = [access.offset for access in accesses]
+        offsets += [node.detail for node in self.nodes if node.kind == "position"]
+        far: set[Axis] = set()
+        for offset in offsets:
             low, high = offset.bounds()
-            too_far |= max(-low, high) >= LIMIT_32
-            for term, step in offset.terms:
-                extent = abs(step) * (
-                    term.size
-                    if isinstance(term, Axis)
-                    else prod(a.size for a in getattr(term, "index", term.node if hasattr(term, "node") else term).axes)
-                )
-                if extent >= LIMIT_32 // 8:
-                    far |= (
-                        {term} if isinstance(term, Axis) else set(term.index.axes if hasattr(term, "index") else term.node.axes)
-                    )
-        return frozenset(axis for axis in self.axes if far & set(axis.axes)) if too_far else frozenset()
+            if max(-low, high) >= LIMIT_32:
+                long = {
+                    axis
+                    for term, step in offset.terms
+                    if abs(step) * term_extent(term) >= LIMIT_32 // 8
+                    for axis in term_axes(term)
+                }
+                far |= long or offset.axes
+        return frozenset(axis for axis in self.axes if far & set(axis.axes))
 
     # The walk --------------------------------------------------------------------------------------------------------
 

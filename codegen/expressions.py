@@ -350,7 +350,11 @@ class Expressions:
         axis = next(k for k in self.axes if along[0] in k.axes)
         axes = self.tile_axes(node.axes)
         text = x.expanded(axes, 0)
-        if axis.overhangs and not self._zero_outside(node.operands[0], frozenset((axis,))):
+        if axis not in x.axes:  # the same everywhere along the axis
+            shape = ", ".join(self.positions.block(k) for k in axes)
+            same = f"tl.full([{shape}], {x.text}, {triton_dtype(node.dtype.compute)})"
+            text = same if x.constant else f"tl.broadcast_to({text}, [{shape}])"
+        if axis.overhangs and not (axis in x.axes and self._zero_outside(node.operands[0], frozenset((axis,)))):
             text = f"tl.where({self.positions.mask(axis, axes, scope)}, {text}, {zero(node.dtype)})"
         place = axes.index(axis)
         running = f"tl.cumsum({text}, axis={place}{', reverse=True' if backwards else ''})"

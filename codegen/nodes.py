@@ -135,7 +135,7 @@ class Puller:
         return self._select(value, after, load, self._zero(value))
 
     def _zero(self, value: Value) -> Node:
-        return Node("constant", (), value.dtype, value, 0.0 if value.dtype.is_floating else 0)
+        return Node("constant", (), value.dtype, value, 0.0 if value.dtype.is_floating else value.dtype.is_integer and 0)
 
     def _build(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
         if value in self.overrides:

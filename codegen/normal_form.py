@@ -17,7 +17,7 @@ Element = Any  # of a field of fractions
 
 
 LARGEST_ROOT = 8
-LARGEST_DENOMINATOR = 1000  # of a rational number that stands as it is; others are floats, and as good as symbols
+LARGEST_NUMBER = 1000  # above or below a fraction that stands as it is; others are floats, and as good as symbols
 
 
 class Inexpressible(Exception):
@@ -28,7 +28,8 @@ class Atoms:
     """Symbols for what no moving symbol enters, as large as it comes, so that tanh(x·w + b) is one more varying symbol.
 
     Identities shown for the symbols hold for what they stand for. A selection whose condition is a symbol becomes a sum over
-    an indicator. `restored` undoes both. Unless `grouped`, sums and products are looked into.
+    an indicator. `restored` undoes both. Unless `grouped`, sums, products and numbers are
+    looked into.
     """
 
     def __init__(self, varying: Iterable[Symbol], moving: Iterable[Symbol], grouped: bool = True):
@@ -49,7 +50,7 @@ class Atoms:
         import sympy
 
         if node.is_Rational:
-            return node if node.q <= LARGEST_DENOMINATOR else sympy.sign(node) * self.symbol(abs(node))
+            return node if node.q <= LARGEST_NUMBER or not self.grouped else sympy.sign(node) * self.symbol(abs(node))
         if node.is_Symbol:
             return node
         if node.is_Add or node.is_Mul:
@@ -265,6 +266,8 @@ def _leaves(node: Expression) -> Iterator[tuple[str, Expression, Expression]]:
     elif isinstance(node, sympy.exp | sympy.sin | sympy.cos):
         for term in sympy.Add.make_args(sympy.expand(node.args[0])):
             exponent, monomial = term.as_coeff_Mul()
+            if max(abs(exponent.p), exponent.q) > LARGEST_NUMBER:
+                exponent, monomial = sympy.sign(exponent), monomial * abs(exponent)
             yield "exp" if isinstance(node, sympy.exp) else "turn", monomial, exponent
     else:
         yield "power", node, sympy.Integer(1)

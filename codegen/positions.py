@@ -49,7 +49,8 @@ class Positions:
 
     def size(self, axis: KernelAxis) -> str:
         wish = PLURALS.get(axis.name, f"{axis.name}_size")
-        if axis.role == "resident" and axis.size not in self._numbers:
+        whole = axis.role == "resident" or (axis.role == "grid" and axis.tiles == 1)  # its extent shapes the tile
+        if whole and axis.size not in self._numbers:
             self._numbers[axis.size] = self._parameter(wish.upper(), axis.size, "constexpr")
         return self.number(axis.size, wish)
 

@@ -32,6 +32,7 @@ def status_of(stages: Sequence[Stage], axis: Axis) -> tuple[int, ...]:
 def runs_of(stages: Sequence[Stage], axes: list[Axis]) -> list[tuple[Axis, ...]]:
     """Neighbouring axes that can be iterated as one, because every array is read along them as along one long axis."""
     offsets = [access.offset for stage in stages for access in (*stage.accesses, stage.store)]
+    offsets += [node.detail for stage in stages for node in stage.nodes if node.kind == "position"]
     steps = [({t: c for t, c in offset.terms if isinstance(t, Axis)}, _apart(offset)) for offset in offsets]
     apart = frozenset(axis for _, lone in steps for axis in lone) | _individually_used(stages)
     runs: list[list[Axis]] = []
@@ -66,8 +67,6 @@ def _individually_used(stages: Sequence[Stage]) -> frozenset[Axis]:
         for node in stage.nodes:
             if node.kind == "load":
                 found.update(axis for guard in node.detail.guards for axis in guard.index.axes)
-            elif node.kind == "position":
-                found.update(node.detail.axes)
             elif node.kind == "guard":
                 found.update(node.detail.index.axes)
             elif node.kind == "scan":

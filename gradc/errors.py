@@ -34,6 +34,7 @@ PACKAGE_FOLDERS = _package_folders()
 SHIPPED_PROGRAMS = (f"{os.sep}demo{os.sep}digits.py",)  # written in the language, so their lines are shown as a user's are
 LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "numpy"))
 GO_BETWEENS = tuple(f"{os.sep}{name}" for name in ("functools.py", "contextlib.py", f"optree{os.sep}ops.py"))
+LOOKUPS = ("__getattr__", "missing_attribute")  # functions that raise AttributeError for a name the user misspelt
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +156,13 @@ def hide_internals(error: BaseException) -> None:
             raise
 
     A bare `raise` adds no entry for its own frame, so a GradcError ends at the user's line. An error of another kind that
-    was raised inside gradc is a bug of gradc and keeps its frames, unless it is a name that is not there (`__getattr__`).
+    was raised inside gradc is a bug of gradc and keeps its frames, unless it says that a name is not there (LOOKUPS).
     """
     entries = list(_entries(error.__traceback__))
     if os.environ.get("GRADC_DEBUG", "0") not in ("", "0") or not entries:
         return
     last = entries[-1].tb_frame.f_code
-    if not isinstance(error, GradcError) and is_internal(last.co_filename) and last.co_name != "__getattr__":
+    if not isinstance(error, GradcError) and is_internal(last.co_filename) and last.co_name not in LOOKUPS:
         return
     shown = None
     for entry in reversed(entries):

@@ -206,7 +206,7 @@ def is_scalar(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array a user can pass: NumPy's, or a torch tensor (found without importing torch)."""
-    return isinstance(x, np.ndarray | np.generic) or type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "stride")
+    return isinstance(x, np.ndarray | np.generic) or (type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "stride"))
 
 
 def as_value(x: Any) -> Value:

@@ -141,9 +141,9 @@ def _plus(word: Word, number: int) -> Word:
 
 
 def _xor(*words: Word) -> Word:
+    terms: list[Any] = [word for word in words if isinstance(word, Value)]
     known = reduce(xor, (word for word in words if isinstance(word, int)), 0)
-    unknown = [word for word in words if isinstance(word, Value)]
-    return reduce(xor, [*unknown, known] if known or not unknown else unknown)
+    return reduce(xor, [*terms, known] if known else terms) if terms else known
 
 
 def _counter(position: Value, purpose: int) -> tuple[Word, Word, Word, Word]:
@@ -215,14 +215,16 @@ def bits(key: Any, shape: Any = (), dtype: Any = "uint32") -> Value:
 def uniform(key: Any, shape: Any = (), dtype: Any = "float32", minval: Any = 0.0, maxval: Any = 1.0) -> Value:
     """Numbers uniformly distributed in minval <= x < maxval (numbers or arrays that broadcast to `shape`).
 
-    In 0..1 they are the multiples of 2**-24 (float64: 2**-53, float16: 2**-11, bfloat16: 2**-8), the same on every backend.
+    In 0..1 they are the multiples of 2**-24 (float64: 2**-53, float16: 2**-11, bfloat16: 2**-8), the same on every backend;
+    between other limits a GPU may round the last bit otherwise.
     """
     kind, size = _floating(dtype), _shape(shape)
     fraction = _fraction(key, size, kind)
     if is_scalar(minval) and is_scalar(maxval) and (minval, maxval) == (0, 1):
         return fraction
     low, high = (cast(value_of(x), kind) for x in (minval, maxval))
-    scaled = g.broadcast_to(cast(low + fraction * (high - low), kind), size)
+    start, stop, fraction = (cast(x, kind.compute) for x in (low, high, fraction))
+    scaled = g.broadcast_to(cast(start + fraction * (stop - start), kind), size)
     return g.where(scaled < high, scaled, low)  # rounding may reach the limit
 
 
@@ -247,18 +249,20 @@ def normal(key: Any, shape: Any = (), dtype: Any = "float32") -> Value:
     """
     kind, size = _floating(dtype), _shape(shape)
     if kind.itemsize == 8:
-        return _drawn(key, size, 8, 2, lambda words: _box_muller(*_long(words), kind))
-    pairs = _drawn(key, size, 4, 4, lambda words: [*_box_muller(*words[:2], float32), *_box_muller(*words[2:], float32)])
-    return cast(pairs, kind)
+        return _drawn(key, size, 8, 2, lambda words: _box_muller(_long(words), kind))
+    return cast(_drawn(key, size, 4, 4, lambda words: _box_muller(words, float32)), kind)
 
 
-def _box_muller(first: Value, second: Value, kind: DType) -> list[Value]:
-    """Two independent normal numbers from two random integers: √(-2 log u) · (cos 2πv, sin 2πv)."""
-    width, digits = 8 * first.dtype.itemsize, DIGITS[kind.name]
-    u = cast(first, kind) * 2.0**-width + 2.0 ** -(width + 1)  # never 0
-    radius = g.sqrt(-2.0 * g.log(u))
-    angle = cast(second >> width - digits, kind) * (2 * math.pi * 2.0**-digits)
-    return [radius * g.cos(angle), radius * g.sin(angle)]
+def _box_muller(integers: Sequence[Value], kind: DType) -> list[Value]:
+    """Independent normal numbers from pairs of random integers: √(-2 log u) · (cos 2πv, sin 2πv)."""
+    width, digits = 8 * integers[0].dtype.itemsize, DIGITS[kind.name]
+    normals: list[Value] = []
+    for first, second in zip(integers[::2], integers[1::2], strict=True):
+        u = cast(first, kind) * 2.0**-width + 2.0 ** -(width + 1)  # never 0
+        radius = g.sqrt(-2.0 * g.log(u))
+        angle = cast(second >> width - digits, kind) * (2 * math.pi * 2.0**-digits)
+        normals += radius * g.cos(angle), radius * g.sin(angle)
+    return normals
 
 
 @array_function

@@ -17,7 +17,7 @@ import numpy as np
 from gradc import types
 from gradc.errors import DTypeError, ShapeError
 from gradc.ir import Value, apply
-from gradc.leaves import Broadcast, Cast, cast, constant, Iota, Reshape, Structural
+from gradc.leaves import Broadcast, Cast, Iota, Reshape, Structural, cast, constant
 from gradc.ops import TABLE
 from gradc.table import Elementwise
 from gradc.types import DType, Shape

@@ -19,7 +19,9 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), slic
 EXACT = frozenset((bool, int, float, str, type(None)))
 DEPTH = 6  # of attributes of attributes, and of containers in containers
 LIBRARIES = frozenset(("gradc", "jax", "ml_dtypes", "numpy", "optree", "scipy", "sympy", "torch", "triton"))
-IMPLIED = dict.fromkeys(("__call__", "__getitem__", "__init__", "__wrapped__", "forward"))  # what code reads without its name
+IMPLIED: Mapping[str, None] = dict.fromkeys(
+    ("__call__", "__getitem__", "__init__", "__wrapped__", "forward")
+)  # what code reads without its name
 MODULE_STORES = ("_parameters", "_buffers", "_modules")  # where a torch.nn.Module keeps what looks like attributes
 
 Names = Mapping[str, None]  # a set in a fixed order
@@ -74,14 +76,13 @@ class _Search:
 
     def _function(self, function: FunctionType) -> Hashable:
         """By its code and what that reads, so that a function made again from the same text is the same."""
-        code, module = function.__code__, function.__module__
-        inside = is_internal(code.co_filename)
-        if is_library(module) and (inside or not module.startswith("gradc")):
+        code, module = function.__code__, function.__module__ or ""
+        if is_library(module) and (not module.startswith("gradc") or _is_public(function)):
             return id(function)
         self.seen[id(function)] = len(self.seen)
         cells = tuple([self.key(_content(cell)) for cell in function.__closure__]) if function.__closure__ else ()
         defaults = self.key(function.__defaults__), self.key(function.__kwdefaults__)
-        if inside:
+        if is_internal(code.co_filename):
             return id(code), cells, defaults
         names = names_in(code)
         self.met.update(names)
@@ -103,7 +104,8 @@ class _Search:
     def _class(self, kind: type, depth: int) -> Hashable:
         if is_library(kind.__module__):
             return ()
-        return self._read(vars(kind), self.names, depth), *(self.key(base, depth) for base in kind.__bases__)
+        members = {name: _behind(member) for name, member in vars(kind).items() if name in self.names}
+        return self._read(members, members, depth), *(self.key(base, depth) for base in kind.__bases__)
 
     def _read(self, store: Mapping[str, Any], names: Mapping[str, Any], depth: int) -> Hashable:
         """The values under those of `names` that are there."""
@@ -111,7 +113,12 @@ class _Search:
             found = [name for name in tuple(store) if name in names]
         else:
             found = [name for name in tuple(names) if name in store]
-        return tuple([(name, self.key(_behind(store[name]), depth + 1)) for name in found])
+        return tuple([(name, self.key(store[name], depth + 1)) for name in found])
+
+
+def _is_public(function: FunctionType) -> bool:
+    """Whether a function stands in its module under its name, and so is none that a transform made."""
+    return getattr(sys.modules.get(function.__module__), function.__name__, None) is function
 
 
 def _content(cell: Any) -> Any:

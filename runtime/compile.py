@@ -20,12 +20,12 @@ from gradc.codegen.lower import lower_graph, lower_pair
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
-from gradc.runtime.closure import IMPLIED, closed_over, describe_change
+from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.signature import refuse_misuse, signature_key, static_names
-from gradc.trace import Traced, trace
+from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced
 from gradc.types import Spec
 
@@ -59,7 +59,7 @@ class Compiled(Generic[P, R]):
         self.function, self.options = function, options
         self._static = static_names(function, options.static_argnames)
         self._programs: dict[Hashable, Prepared] = {}
-        self._names = IMPLIED
+        self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
         self._lock = threading.RLock()
 
@@ -96,7 +96,7 @@ class Compiled(Generic[P, R]):
                 prepared = self._programs.get(full)
                 if prepared is None:
                     if self._last is not None:
-                        log("recompile", f"{self.__name__}: {describe_change(self._last, full)}")  # type: ignore[attr-defined]
+                        log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
                     traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
                     prepared = self._programs[full] = Prepared(traced, Executable(graph, backend), held)
                     self._last = full
@@ -181,7 +181,7 @@ def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
     from gradc.runtime import tape
 
-    tape.refuse_function_transforms()
+    tape.refuse_transforms_of_torch()
     if tape.wants_tape(arrays):
         return prepared.traced.results(tape.recorded(executable, arrays))
     from gradc.runtime.execute import to_torch
@@ -253,4 +253,11 @@ def compile(
             "dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are."
         )
     options = Options(backend, (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames))
-    return Compiled(function, options) if function is not None else public(lambda wrapped: Compiled(wrapped, options))
+    if function is not None:
+        return Compiled(function, options)
+
+    @public
+    def decorate(wrapped: Callable[P, R]) -> Compiled[P, R]:
+        return Compiled(wrapped, options)
+
+    return decorate

@@ -56,10 +56,10 @@ def wants_tape(arrays: list[Any]) -> bool:
     return torch.is_grad_enabled() and any(getattr(array, "requires_grad", False) for array in arrays)
 
 
-def refuse_function_transforms() -> None:
-    """Raises UnsupportedError inside torch.func: its tensors have no memory of their own."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+def refuse_transforms_of_torch() -> None:
+    """Raises UnsupportedError inside torch.func and torch.compile, whose tensors have no memory of their own."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         raise UnsupportedError(
-            "a compiled function was called inside a transform of torch.func",
-            advice="Use gradc's own transforms of it: gradc.grad, gradc.vjp, gradc.jvp, gradc.vmap.",
+            "a compiled function was called inside torch.compile or a transform of torch.func",
+            advice="Use gradc's own: gradc.grad, gradc.vjp, gradc.jvp, gradc.vmap; and call it outside of torch.compile.",
         )

@@ -418,7 +418,10 @@ def break_entries(cache: DiskCache, name: str, text: str) -> None:
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize(("name", "text"), [("plan.json", "{"), ("module.py", "raise SystemExit"), ("kernels.py", "raise SystemExit"), ("manifest.json", "")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("plan.json", "{"), ("module.py", "raise SystemExit"), ("kernels.py", "raise SystemExit"), ("manifest.json", "")],
+)
 def test_a_damaged_entry_is_made_again(cache, name, text):
     f = lambda x: gradc.tanh(x) * 2
     first = gradc.compile(backend="interpret")(f)(X)
@@ -518,7 +521,13 @@ def test_offsets_past_31_bits_are_computed_in_64(strides):
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: gradc.sum(x, axis=0), lambda x: gradc.sum(x, axis=1), lambda x: x[1:] * 2, lambda x: gradc.softmax(x), lambda x: x @ x],
+    [
+        lambda x: gradc.sum(x, axis=0),
+        lambda x: gradc.sum(x, axis=1),
+        lambda x: x[1:] * 2,
+        lambda x: gradc.softmax(x),
+        lambda x: x @ x,
+    ],
     ids=["columns", "rows", "slice", "softmax", "matmul"],
 )
 def test_offsets_of_large_arrays_in_every_kind_of_kernel(function):
@@ -618,10 +627,12 @@ def test_a_kernel_that_fails_names_its_own_line():
     """The text of emitted modules is known to tracebacks."""
     from gradc.runtime.module import load_module
 
-    module = load_module(textwrap.dedent("""
+    module = load_module(
+        textwrap.dedent("""
         def forward():
             raise ValueError("inside")
-    """))
+    """)
+    )
     with pytest.raises(ValueError, match="inside") as caught:
         module.forward()
     assert 'raise ValueError("inside")' in str(caught.traceback[-1])

@@ -177,3 +177,102 @@ def test_a_script_ends_at_its_own_line(tmp_path):
         "gradc.errors.ShapeError: concat([f64[2,3], f64[2,2]]): shapes (2, 3) and (2, 2) differ in another dimension than 0"
         in done.stderr
     )
+
+
+def shown(call):
+    """The error of a call, which shows no frame of gradc."""
+    with pytest.raises(Exception) as info:  # noqa: PT011
+        call()
+    assert not any(is_internal(file) for file in frames_of(info.value)), traceback.format_exception(info.value)
+    return info.value
+
+
+def test_the_users_mistakes_inside_a_compiled_function():
+    x = np.ones((3, 4))
+    error = shown(lambda: gradc.compile(lambda x: gradc.sofmax(x))(x))
+    assert isinstance(error, AttributeError)
+    assert (error.name, error.obj) == ("sofmax", gradc)  # Python adds "Did you mean: 'softmax'?"
+    error = shown(lambda: gradc.compile(lambda x: x.summ())(x))
+    assert str(error) == "f64[3,4], an array that is being traced, has no attribute 'summ'"
+    assert error.name == "summ"
+    assert "axis: " in str(shown(lambda: gradc.compile(lambda x: gradc.sum(x, dim=-1))(x)))
+    assert "missing a required argument: 'y'" in str(shown(lambda: gradc.compile(lambda x, y: x)(x)))
+    assert isinstance(shown(lambda: gradc.compile(lambda x: x)(x, x)), TraceError)
+    assert isinstance(shown(lambda: gradc.compile(lambda x: {}["missing"])(x)), KeyError)
+
+
+def test_every_public_boundary_hides_frames():
+    x = np.ones(3)
+    for call in (
+        lambda: gradc.compile(backend="cuda"),
+        lambda: gradc.compile(static_argnames="eps")(lambda x: x),
+        lambda: gradc.spec((3,), "bf17"),
+        lambda: gradc.spec((3, -4)),
+        lambda: gradc.grad(lambda x: x)(x),
+        lambda: gradc.grad(gradc.sum)(np.ones(3, np.int32)),
+        lambda: gradc.grad(gradc.sum, argnums=5)(x),
+        lambda: gradc.jvp(gradc.sum, (x,), (np.ones(4),)),
+        lambda: gradc.vmap(gradc.sum, 3)(x),
+        lambda: gradc.compile(lambda x: x).lower(x, wrt=7),
+    ):
+        assert isinstance(shown(call), GradcError)
+
+
+def test_what_compile_takes():
+    with pytest.raises(TraceError, match=r"compile\(backend='triton'\)"):
+        gradc.compile("triton")
+    with pytest.raises(TraceError, match="a spec has no elements"):
+        gradc.compile(lambda x: x)(X)
+    with pytest.raises(TraceError, match=r"argument 'shape' is a list(.|\n)*Pass a tuple"):
+        gradc.compile(static_argnames="shape")(lambda x, shape: x.reshape(shape))(np.ones(4), [2, 2])
+
+
+def test_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr("gradc.errors.find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match=r"needs torch and triton(.|\n)*pip install 'gradc\[triton\]'"):
+        gradc.compile(backend="interpret")(lambda x: x)(np.ones(3))
+    with pytest.raises(UnsupportedError, match="build needs"):
+        gradc.compile(lambda x: x * 2).lower(X).build()
+
+
+def test_advice_fits_the_line():
+    def loop(x, y):
+        while x.sum() > 0:
+            x = x - 1
+        return x
+
+    def chain(x, y):
+        return 0 < x < 1
+
+    def both(x, y):
+        return (x > 0) and (y > 0)
+
+    def largest(x, y):
+        return max(x, 0.0)
+
+    def branch(x, y):
+        if x.sum() > 0 and y.sum() > 0:
+            return x
+        return y
+
+    for f, advice in (
+        (loop, "rounds of a loop"),
+        (chain, "(0 < x) & (x < 1)"),
+        (both, "Write `&`"),
+        (largest, "gradc.maximum"),
+        (branch, "gradc.where"),
+    ):
+        text = message(f, X, Y)
+        assert advice in text
+        assert text.startswith("the truth of b1[")
+        assert text.count("the truth") == 1
+
+
+def test_shape_errors_say_what_to_do():
+    for f, advice in (
+        (lambda x, y: x + y, "must be equal or 1"),
+        (lambda x, y: x.reshape(5, -1), "-1 stands for"),
+        (lambda x, y: gradc.concat([x, y]), "along `axis` may differ"),
+        (lambda x, y: gradc.sum(x, axis=7), "Axes are -2..1"),
+    ):
+        assert advice in message(f, X, Y)

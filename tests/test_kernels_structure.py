@@ -123,11 +123,19 @@ def test_what_does_not_vary_along_the_axis(name, size):
     }
     function, reference = forms[name]
     for shape in ((3, 1), (1, 1), ()):
-        check(lambda x: function(gradc.broadcast_to(x, (3, size))), lambda x: reference(x.expand(3, size)), tensor(*shape), factor=64.0)
+        check(
+            lambda x: function(gradc.broadcast_to(x, (3, size))),
+            lambda x: reference(x.expand(3, size)),
+            tensor(*shape),
+            factor=64.0,
+        )
     ones = torch.ones(3, size, dtype=torch.float64)
     total = lambda library: lambda x, out: x * library.sum(library.where(out > 0, 1.0, 2.0))
     check(
-        lambda x: total(gradc)(x, 1.0 * function(gradc.full((3, size), 1.0))), lambda x: total(torch)(x, 1.0 * reference(ones)), tensor(3), factor=64.0
+        lambda x: total(gradc)(x, 1.0 * function(gradc.full((3, size), 1.0))),
+        lambda x: total(torch)(x, 1.0 * reference(ones)),
+        tensor(3),
+        factor=64.0,
     )
 
 
@@ -470,7 +478,22 @@ FUNCTIONS = {
     ),
     "mean": (lambda x: gradc.mean(x * x, axis=-1), lambda x: (x * x).mean(-1)),
 }
-SHAPES = [(1,), (2,), (17,), (1, 1), (1, 9), (9, 1), (3, 33), (33, 3), (2, 1, 5), (2, 3, 4, 5), (1, 130), (130, 1), (8, 16), (4, 1, 8)]
+SHAPES = [
+    (1,),
+    (2,),
+    (17,),
+    (1, 1),
+    (1, 9),
+    (9, 1),
+    (3, 33),
+    (33, 3),
+    (2, 1, 5),
+    (2, 3, 4, 5),
+    (1, 130),
+    (130, 1),
+    (8, 16),
+    (4, 1, 8),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,4 +1,4 @@
-"""gradc.random: the published numbers of Philox, their statistics, the same on every backend, and dropout that stores no mask."""
+"""gradc.random: the published numbers of Philox, their statistics, and the same on every backend."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 import gradc
-from gradc import nn, random
-from gradc.errors import DTypeError, ShapeError, TraceError, UnsupportedError
+from gradc import random
+from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.interpret import evaluate_values
 from gradc.runtime import compile as compile_module
 from gradc.runtime.policy import check_ptx
@@ -87,9 +87,11 @@ def test_positions_of_more_than_32_bits_do_not_repeat():
     assert len(np.unique(drawn)) == 4 * len(calls)
 
 
+SHORT = pytest.mark.xfail(reason="a kernel computes positions past 2**31 in 32 bits where none of its arrays is that long")
+
+
 @pytest.mark.triton
-@pytest.mark.xfail(reason="a kernel computes positions past 2**31 in 32 bits where none of its arrays is that long")
-@pytest.mark.parametrize("count", [2**33, 2**35, 2**34 + 18])
+@pytest.mark.parametrize("count", [2**33, pytest.param(2**34 + 18, marks=SHORT), pytest.param(2**35, marks=SHORT)])
 def test_the_end_of_a_huge_array(count):
     got = gradc.compile(backend="interpret")(lambda key: random.bits(key, (count,))[-8:])(KEY)
     assert got.tolist() == [word(i) for i in range(count - 8, count)]
@@ -136,6 +138,14 @@ def test_a_key_is_static_or_an_input_alike(monkeypatch):
         np.testing.assert_array_equal(by_seed(np.int64(seed)), by_array(random.key(seed)))
         np.testing.assert_array_equal(step(KEY, np.int32(seed)), by_array(random.fold_in(KEY, seed)))
     assert len(traced) == 1 + 2 + 1 + 1
+
+
+def test_torch_keys():
+    torch = pytest.importorskip("torch")
+    key = random.key(torch.tensor(2024))
+    assert (key.dtype, key.tolist()) == (torch.uint32, KEY.tolist())
+    np.testing.assert_array_equal(random.uniform(key, (5,)), random.uniform(KEY, (5,)))
+    assert isinstance(random.split(key), torch.Tensor)
 
 
 def test_keys_split_inside_a_program():
@@ -246,9 +256,9 @@ def test_uniform_numbers():
 def test_uniform_numbers_between_limits():
     x = random.uniform(KEY, (N,), minval=-2, maxval=3)
     np.testing.assert_allclose(x, random.uniform(KEY, (N,)) * 5 - 2, atol=1e-6)
-    least = np.float32(1)
-    narrow = random.uniform(KEY, (N,), minval=least, maxval=np.nextafter(least, np.float32(2)))
-    assert (narrow == least).all(), "rounding does not reach the limit"
+    for dtype, gap in (("float32", 2.0**-23), ("bfloat16", 2.0**-7)):
+        narrow = random.uniform(KEY, (99,), dtype, minval=1, maxval=1 + gap)
+        assert (narrow == 1).all(), "rounding does not reach the limit"
     low, high = np.array([0, 10], np.float32), np.array([[1], [20]], np.float32)
     x = random.uniform(KEY, (2, 2), minval=low, maxval=high)
     assert ((x >= low) & (x < high) | (low >= high)).all()
@@ -333,105 +343,6 @@ def test_integers_are_the_high_half_of_a_product():
     assert random.randint(KEY, (2, 3), np.array([4, 1, 9]), np.array([4, 2, 5])).tolist() == [[4, 1, 9]] * 2
 
 
-# Dropout ------------------------------------------------------------------------------------------------------------
-
-X = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32)
-
-
-@pytest.mark.parametrize("shape", [(6, 16), (5, 3), (7,), ()])
-def test_dropout_scales_what_it_keeps(shape):
-    x = np.asarray(np.random.default_rng(0).standard_normal(shape), np.float32)
-    mask = random.bernoulli(KEY, 0.75, shape)
-    np.testing.assert_array_equal(nn.dropout(x, 0.25, key=KEY), np.where(mask, x * np.float32(1 / 0.75), 0))
-
-
-def test_dropout_drops_a_share_and_keeps_the_mean():
-    out = nn.dropout(np.ones((512, 512), np.float32), 0.1, key=KEY)
-    close_to((out == 0).mean(), 0.1, math.sqrt(0.09 / N))
-    close_to(out.mean(), 1, math.sqrt(0.09 / N) / 0.9)
-    assert (out == nn.dropout(np.ones((512, 512), np.float32), 0.1, key=KEY)).all()
-    assert (out != nn.dropout(np.ones((512, 512), np.float32), 0.1, key=random.key(2025))).any()
-
-
-def test_dropout_at_its_limits():
-    for options in ({"training": False}, {"p": 0.0}):
-        np.testing.assert_array_equal(nn.dropout(X, key=KEY, **options), X)
-    assert (nn.dropout(X, 1.0, key=KEY) == 0).all()
-    assert (nn.dropout(np.full_like(X, np.nan), 0.5, key=KEY) == 0).any(), "what is dropped is 0, whatever it was"
-    assert (gradc.grad(lambda x: gradc.sum(nn.dropout(x, 1.0, key=KEY)))(X) == 0).all()
-
-
-BACKENDS = ["numpy", pytest.param("interpret", marks=pytest.mark.triton)]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(6, 16), (5, 3)])
-def test_the_gradient_of_dropout_is_its_mask(backend, shape):
-    """Drawn again in the backward, to the bit: mask / (1 - p)."""
-    torch = pytest.importorskip("torch")
-    x = torch.ones(shape, requires_grad=True)
-    out = gradc.compile(backend=backend)(lambda x, key: nn.dropout(x, 0.1, key=key))(x, torch.from_numpy(KEY))
-    out.sum().backward()
-    mask = random.bernoulli(KEY, 0.9, shape)
-    assert mask.any()
-    np.testing.assert_array_equal(x.grad, np.where(mask, np.float32(1 / 0.9), np.float32(0)))
-    np.testing.assert_array_equal(x.grad, out.detach())
-
-
-@pytest.mark.triton
-@pytest.mark.xfail(reason="a NumPy array beside a tensor on the tape cannot be kept for the backward")
-def test_a_numpy_key_beside_a_torch_tensor():
-    torch = pytest.importorskip("torch")
-    x = torch.ones(8, requires_grad=True)
-    gradc.compile(backend="numpy")(lambda x, key: nn.dropout(x, 0.5, key=key))(x, KEY).sum().backward()
-    np.testing.assert_array_equal(x.grad, 2.0 * random.bernoulli(KEY, 0.5, (8,)))
-
-
-def test_torch_keys():
-    torch = pytest.importorskip("torch")
-    key = random.key(torch.tensor(2024))
-    assert (key.dtype, key.tolist()) == (torch.uint32, KEY.tolist())
-    np.testing.assert_array_equal(random.uniform(key, (5,)), random.uniform(KEY, (5,)))
-    assert isinstance(random.split(key), torch.Tensor)
-
-
-def block(x, w, key):
-    first, second = random.split(key)
-    hidden = nn.dropout(gradc.tanh(nn.dropout(x, 0.3, key=first) @ w), 0.2, key=second)
-    return gradc.sum(hidden * hidden)
-
-
-def test_derivatives_through_dropout():
-    w = np.random.default_rng(1).standard_normal((4, 2))
-    gradc.check_grads(lambda x, w: block(x, w, KEY), (X[:2, :4].astype(np.float64), w), order=2)
-
-
-def test_no_mask_is_kept():
-    low = gradc.compile(block).lower(gradc.spec((512, 1024)), gradc.spec((1024, 256)), gradc.spec((2,), "uint32"))
-    kept = {saved.name: saved.shape for saved in low.saved}
-    assert kept["key"] == (2,)
-    assert not any(saved.dtype in ("bool", "uint32", "uint8", "int8") and math.prod(saved.shape) > 2 for saved in low.saved)
-    assert not any(buffer.dtype == "bool" for kernel in low.kernels for buffer in (*kernel.reads, *kernel.writes))
-    alone = gradc.compile(lambda x, key: nn.dropout(x, 0.1, key=key)).lower(gradc.spec((64, 64)), gradc.spec((2,), "uint32"))
-    assert [saved.name for saved in alone.saved] == ["key"]
-    assert alone.cost.launches == 2
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"attn_mask": np.tri(8, dtype=bool)}])
-def test_dropout_inside_attention(options):
-    torch = pytest.importorskip("torch")
-    x = np.random.default_rng(2).standard_normal((1, 2, 8, 4)).astype(np.float32)
-    attend = gradc.compile(backend="interpret")(
-        lambda x, key: nn.scaled_dot_product_attention(x, x, x, dropout_p=0.25, dropout_key=key, **options)
-    )
-    scores = torch.from_numpy(x @ x.swapaxes(-1, -2) / 2).double()
-    if options:
-        scores = scores.masked_fill(~torch.from_numpy(np.tri(8, dtype=bool)), -torch.inf)
-    weights = scores.softmax(-1).numpy() * random.bernoulli(KEY, 0.75, (1, 2, 8, 8)) / 0.75
-    np.testing.assert_allclose(attend(x, KEY), weights @ x, atol=1e-5)
-
-
 # Errors -------------------------------------------------------------------------------------------------------------
 
 
@@ -451,9 +362,6 @@ def test_dropout_inside_attention(options):
         (lambda: random.randint(KEY, (2,), 0, 257, "uint8"), ShapeError, "from 0 to below 257 in uint8"),
         (lambda: random.randint(KEY, (2,), 3, 3), ShapeError, "minval < maxval"),
         (lambda: random.bernoulli(KEY, 1.5, (2,)), ShapeError, r"lies in 0\.\.1, got 1\.5"),
-        (lambda: nn.dropout(X, -0.1, key=KEY), ShapeError, r"lies in 0\.\.1, got -0\.1"),
-        (lambda: nn.dropout(X), UnsupportedError, "key=gradc.random.key"),
-        (lambda: nn.dropout(X, inplace=True, key=KEY), UnsupportedError, "do not change"),
     ],
 )
 def test_errors_name_the_call_and_what_to_do(call, error, message):

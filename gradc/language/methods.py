@@ -77,25 +77,26 @@ def _refuse(what: str, advice: str) -> Callable[..., NoReturn]:
 def _truth(self: Value) -> NoReturn:
     source = user_source()
     line = source.text().strip() if source is not None else ""
-    advice = next((advice for pattern, advice in BRANCHES if pattern.search(line)), BRANCH)
-    raise TraceError("it has no value until the program runs", advice=advice)
+    special = next((advice for pattern, advice in BRANCHES if pattern.search(line)), BRANCH)
+    both = special is not BRANCH and re.search(r"\bif\b", line)
+    raise TraceError("it has no value until the program runs", advice=f"{special} {BRANCH}" if both else special)
 
 
-def _missing(self: Value, name: str) -> NoReturn:
+def missing_attribute(self: Value, name: str) -> NoReturn:
     raise AttributeError(f"{describe(self)}, an array that is being traced, has no attribute {name!r}", name=name, obj=self)
 
 
 BRANCHES = (  # what the user's line looks like, and what to write there
     (
-        re.compile(r"^(while|until)\b"),
+        re.compile(r"^while\b"),
         "The number of rounds of a loop must be known while tracing: loop over a range of Python numbers or shapes.",
     ),
     (
-        re.compile(r"\b(max|min)\("),
+        re.compile(r"(?<![\w.])(max|min)\("),
         "Python's max and min choose one: use gradc.maximum or gradc.minimum, or gradc.max and gradc.min over an axis.",
     ),
-    (re.compile(r"[<>]=?[^<>,:]+[<>]"), "Python splits a chain of comparisons with `and`: write `(0 < x) & (x < 1)`."),
     (re.compile(r"\b(and|or|not)\b"), "Write `&`, `|` and `~` between conditions, each in parentheses: `(0 < x) & (x < 1)`."),
+    (re.compile(r"[<>]=?[^<>,:]+[<>]"), "Python splits a chain of comparisons with `and`: write `(0 < x) & (x < 1)`."),
 )
 BRANCH = "Use gradc.where(condition, a, b) to choose element by element, or gradc.cond(condition, f, g, *operands) to choose a computation."
 CONCRETE = "Compute it from shapes and static arguments, or return it from the compiled function and convert it there."
@@ -185,7 +186,7 @@ METHODS: dict[str, Any] = (
         "__iter__": _iterate,
         "__len__": _length,
         "__bool__": _truth,
-        "__getattr__": _missing,
+        "__getattr__": missing_attribute,
         "__int__": _refuse("int()", CONCRETE),
         "__index__": _refuse("the integer value", CONCRETE),
         "__float__": _refuse("float()", CONCRETE),
