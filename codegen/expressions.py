@@ -17,7 +17,7 @@ from gradc.codegen.nodes import Access, Guard, Node
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.positions import Positions
 from gradc.codegen.scope import ATOM, BINDING, Scope, Variable
-from gradc.codegen.spelling import bindings, fallback_name, identity, literal, remark, triton_dtype, zero
+from gradc.codegen.spelling import BINARY, bindings, fallback_name, identity, literal, remark, triton_dtype, zero
 from gradc.ir import Value
 from gradc.types import DType
 
@@ -167,13 +167,17 @@ class Expressions:
             for place, pair in zip("xyz", zip(node.operands, operands, strict=True), strict=False)
         ]
         left, right, result = bindings(template)
-        if all(x.constant for x in operands):
-            texts = [
-                f"tl.full([], {x.text}, {triton_dtype(operand.dtype.compute)})"
-                for x, operand in zip(operands, node.operands, strict=True)
-            ]
-        else:
-            texts = [x.expanded(axes, left if i == 0 else right) for i, x in enumerate(operands)]
+        typed = (
+            all(x.constant for x in operands)
+            or (dtype == types.float64 and not BINARY.fullmatch(template))
+            or ".to(" in template
+        )
+        texts = [
+            f"tl.full([], {x.text}, {triton_dtype(operand.dtype.compute)})"
+            if typed and x.constant
+            else x.expanded(axes, binding)
+            for x, operand, binding in zip(operands, node.operands, (left, *(right,) * len(operands)), strict=False)
+        ]
         return row.spell(dtype, *texts), axes, result
 
     def _once(self, template: str, place: str, operand: Node, x: Variable, scope: Scope) -> Variable:
@@ -251,9 +255,9 @@ class Expressions:
         masks = [k for k in folded if k.overhangs]
         if not missing and (not masks or (node.detail[0] == "sum" and self._zero_outside(body, frozenset(masks)))):
             return x.text, axes
-        condition = " & ".join(self.positions.mask(k, axes, scope) for k in masks) or " & ".join(
-            f"({self.positions.index_text(Index(((k.axes[0], 1),)), axes, scope)} >= 0)" for k in folded if k not in x.axes
-        )
+        conditions = [self.positions.mask(k, axes, scope) for k in masks]
+        conditions += [f"({self.positions.whole(k, axes)} >= 0)" for k in folded if k not in x.axes and k not in masks]
+        condition = " & ".join(conditions)  # brings in the axes the body does not vary along
         return f"tl.where({condition}, {x.expanded(axes, 0)}, {identity(node.detail[0], node.dtype)})", axes
 
     def _zero_outside(self, node: Node, masked: frozenset[KernelAxis]) -> bool:

@@ -138,18 +138,23 @@ def floor_divide(index: Index, divisor: int) -> Index:
         return index
     whole = [(term, c // divisor) for term, c in index.terms if c % divisor == 0]
     rest = Index(tuple((term, c) for term, c in index.terms if c % divisor), index.offset % divisor)
-    quotient = collect(whole, index.offset // divisor)
-    low, high = rest.bounds()
-    if 0 <= low and high < divisor:
+    rest, shift = _raised(rest, divisor)
+    quotient = collect(whole, index.offset // divisor - shift)
+    if rest.bounds()[1] < divisor:
         return quotient
     return quotient + collect([(Part(rest, divisor, None), 1)], 0)
 
 
+def _raised(index: Index, divisor: int) -> tuple[Index, int]:
+    """An index plus the least multiple of `divisor` that makes it non-negative, and that multiple: a GPU's // and % truncate."""
+    shift = max(0, -(index.bounds()[0] // divisor))
+    return Index(index.terms, index.offset + shift * divisor), shift
+
+
 def modulo(index: Index, modulus: int) -> Index:
     """`index % modulus`, without a remainder wherever the terms allow it."""
-    rest = Index(tuple((term, c) for term, c in index.terms if c % modulus), index.offset % modulus)
-    low, high = rest.bounds()
-    if 0 <= low and high < modulus:
+    rest, _ = _raised(Index(tuple((term, c) for term, c in index.terms if c % modulus), index.offset % modulus), modulus)
+    if rest.bounds()[1] < modulus:
         return rest
     part, coefficient = rest.terms[0]
     if len(rest.terms) == 1 and rest.offset == 0 and coefficient == 1 and isinstance(part, Part) and part.modulus is None:

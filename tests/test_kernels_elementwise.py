@@ -126,6 +126,38 @@ def test_gradients_at_special_numbers(row, dtype):
         assert not said, "\n".join(said)
 
 
+BINARY = [row for row in TABLE.values() if row.arity == 2 and row.takes in (FLOAT, NUMBER, ANY)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8"])
+@pytest.mark.parametrize("row", BINARY, ids=lambda row: row.name)
+def test_a_python_number_beside_an_array(row, dtype):
+    """The number is as exact as the array's dtype, on either side: 0.1 in float64 is not a float32."""
+    is_float = np.dtype(dtype).kind == "f"
+    if row.takes == FLOAT and not is_float:
+        pytest.skip("takes floats only")
+    x = np.array([0.03, 0.1, 0.7, 4.1] if is_float else [1, 2, 3, 5]).astype(dtype)
+    number = 0.1 if is_float else 2
+    function, exact = getattr(gradc, row.name), np.asarray(number).astype(dtype)
+    got = gradc.compile(backend="interpret")(lambda x: (function(x, number), function(number, x)))(x)
+    for a, b in zip(got, (row.numpy(x, exact), row.numpy(exact, x)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(
+            a.astype(np.float64), b.astype(np.float64), rtol=8 * np.finfo(dtype if is_float else "float64").eps
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_python_number_in_a_selection(dtype):
+    x, condition = np.array([0.03, 0.1, 0.7, 4.1]).astype(dtype), np.array([True, False, True, False])
+    compiled = gradc.compile(backend="interpret")
+    got = compiled(lambda c, x: (gradc.where(c, x, 0.1), gradc.where(c, 0.1, x), gradc.clip(x, 0.1, 0.7)))(condition, x)
+    exact = [np.asarray(number).astype(dtype) for number in (0.1, 0.7)]
+    want = (np.where(condition, x, exact[0]), np.where(condition, exact[0], x), np.clip(x, *exact))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("dtype", INTEGER_DTYPES)
 @pytest.mark.parametrize("row", INTEGERS, ids=lambda row: row.name)
 def test_integers(row, dtype):

@@ -1,14 +1,17 @@
 """Random small programs: emitted kernels against the same program written with torch in float64, forward and gradient.
 
 A program is a list of instructions over a pool of arrays; each instruction is read once with gradc and once with torch.
+Compositions of views are drawn apart, since index arithmetic needs longer ones; their numbers are small integers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -100,7 +103,7 @@ def applied(step: Step, side: int, x: Any, y: Any) -> Any:
     if step.name in REDUCTIONS:
         axis = ((0,), (1,), (0, 1))[step.choice % 3]
         reduce, keep = REDUCTIONS[step.name][side], {("keepdims", "keepdim")[side]: True}
-        return reduce(x, (axis, axis)[side], **keep) if side else reduce(x, axis=axis, **keep)
+        return reduce(x, axis, **keep)
     if step.name == "matmul":
         return x @ y * 0.5 if x.shape[1] == y.shape[0] else x @ y.mT * 0.5 if x.shape[1] == y.shape[1] else None
     if step.name == "concat":
@@ -129,6 +132,103 @@ def compare(program: list[Step], sizes: list[tuple[int, int]], seed: int) -> Non
             close(a, b, f"{what} {i}", 256.0)
 
 
+# Views ------------------------------------------------------------------------------------------------------------------
+
+VIEWS = (
+    "reshape",
+    "reshape",
+    "flip",
+    "permute",
+    "slice",
+    "slice",
+    "pad",
+    "join",
+    "roll",
+    "broadcast",
+    "repeat",
+    "tile",
+    "take",
+)
+ENDS = ("nothing", "square", "sum", "max", "softmax", "running sum")
+
+
+def viewed(steps: list[Step], end: Step, side: int, x: Any) -> Any:
+    """The views of a program one after another, then something computed from them."""
+    for step in steps:
+        made = view(step, side, x) if x.ndim or step.name == "broadcast" else x.reshape((1,))
+        x = made if 0 < prod(made.shape) <= 300 else x
+    axis = end.choice % max(x.ndim, 1)
+    if end.name == "nothing" or not x.ndim:
+        return x * 1.0
+    if end.name == "square":
+        return x * x
+    along: dict[str, tuple[Callable, Callable]] = {
+        "sum": (gradc.sum, torch.sum),
+        "max": (gradc.max, torch.amax),
+        "softmax": (gradc.softmax, torch.softmax),
+        "running sum": (gradc.cumsum, torch.cumsum),
+    }
+    return along[end.name][side](x, axis=axis)
+
+
+def view(step: Step, side: int, x: Any) -> Any:
+    """One view of `x`, its parameters settled by the numbers of the step."""
+    axis, a, b = step.first % max(x.ndim, 1), step.second, step.choice
+    size = x.shape[axis] if x.ndim else 1
+    if step.name == "reshape":
+        return x.reshape(split_shape(prod(x.shape), a, b))
+    if step.name == "flip":
+        return gradc.flip(x, axis=axis) if side == 0 else x.flip(axis)
+    if step.name == "permute":
+        order = tuple(np.random.default_rng(a).permutation(x.ndim).tolist())
+        return gradc.permute_dims(x, order) if side == 0 else x.permute(order)
+    if step.name == "slice":
+        cut = slice(a % size, None, (1, 2, 3, -1, -2)[b % 5])
+        picked = torch.arange(size).numpy()[cut].copy()
+        return x[(slice(None),) * axis + (cut,)] if side == 0 else x.index_select(axis, torch.from_numpy(picked))
+    if step.name == "pad":
+        widths = [(a % 3, b % 3) if i == axis else (0, 0) for i in range(x.ndim)]
+        return (
+            gradc.pad(x, tuple(widths)) if side == 0 else torch.nn.functional.pad(x, [n for w in reversed(widths) for n in w])
+        )
+    if step.name == "join":
+        return gradc.concat([x, 2 * x], axis=axis) if side == 0 else torch.cat([x, 2 * x], axis)
+    if step.name == "roll":
+        return gradc.roll(x, a - 3, axis=axis) if side == 0 else x.roll(a - 3, axis)
+    if step.name == "broadcast":
+        shape = (2 + a % 2, *x.shape)
+        return gradc.broadcast_to(x, shape) if side == 0 else x.expand(shape)
+    if step.name == "repeat":
+        return gradc.repeat(x, 2 + a % 2, axis=axis) if side == 0 else x.repeat_interleave(2 + a % 2, axis)
+    if step.name == "tile":
+        times = tuple(2 + a % 2 if i == axis else 1 for i in range(x.ndim))
+        return gradc.tile(x, times) if side == 0 else x.tile(*times)
+    index = np.random.default_rng(a).integers(0, size, 1 + b % 4)
+    return gradc.take(x, index, axis=axis) if side == 0 else x.index_select(axis, torch.from_numpy(index))
+
+
+def split_shape(size: int, first: int, second: int) -> tuple[int, ...]:
+    """Three factors of `size`, or two."""
+    divisors = [d for d in range(1, size + 1) if size % d == 0]
+    a = divisors[first % len(divisors)]
+    divisors = [d for d in divisors if (size // a) % d == 0]
+    b = divisors[second % len(divisors)]
+    return (a, b, size // a // b) if b > 1 else (size // a, a)
+
+
+def view_steps() -> Any:
+    return st.lists(st.builds(Step, st.sampled_from(VIEWS), *[st.integers(0, 7)] * 3), min_size=1, max_size=5)
+
+
+def compare_views(steps: list[Step], end: Step, shape: tuple[int, ...]) -> None:
+    x = (torch.arange(prod(shape), dtype=torch.float32) * 5 % 17 - 8).reshape(shape) / 4
+    cotangent = lambda i, out: (torch.arange(out.numel()) % 13 - 6).reshape(out.shape).to(out.dtype)
+    got = outputs_and_gradients(gradc.compile(backend="interpret")(lambda x: viewed(steps, end, 0, x)), [x], (0,), cotangent)
+    want = outputs_and_gradients(lambda x: viewed(steps, end, 1, x), [x.double()], (0,), cotangent)
+    close(got[0][0], want[0][0], "the result", 64.0)
+    close(got[1][0], want[1][0], "the gradient", 64.0)
+
+
 FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -136,6 +236,15 @@ FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health
 @given(steps(), shapes(), st.integers(0, 5))
 def test_random_programs(program, sizes, seed):
     compare(program, sizes, seed)
+
+
+ANY_END = st.builds(Step, st.sampled_from(ENDS), st.just(0), st.just(0), st.integers(0, 3))
+
+
+@settings(FEW, max_examples=120)
+@given(view_steps(), ANY_END, st.lists(st.sampled_from((1, 2, 3, 4, 5, 6, 8)), min_size=1, max_size=3).map(tuple))
+def test_random_views(steps, end, shape):
+    compare_views(steps, end, shape)
 
 
 @pytest.fixture
@@ -147,3 +256,10 @@ def looped(monkeypatch, tmp_path):
 @given(program=steps(), sizes=shapes(), seed=st.integers(6, 9))
 def test_random_programs_with_loops_and_splits(looped, program, sizes, seed):
     compare([step for step in program if step.name != "running sum"], sizes, seed)
+
+
+@settings(FEW, max_examples=40)
+@given(steps=view_steps(), end=ANY_END, shape=st.lists(st.sampled_from((2, 3, 8)), min_size=2, max_size=3).map(tuple))
+def test_random_views_with_loops_and_splits(looped, steps, end, shape):
+    if end.name != "running sum":
+        compare_views(steps, end, shape)

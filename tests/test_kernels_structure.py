@@ -559,3 +559,17 @@ def test_a_concatenated_constant_is_not_taken_for_the_zero_of_a_masked_load():
         lambda x: torch.cat([x, torch.ones(3, 2)], dim=1) * 2,
         tensor(3, 5),
     )
+
+
+def test_views_of_views_are_read_at_non_negative_positions():
+    """A GPU's // and % truncate toward zero; the index arithmetic means floor."""
+    check(lambda x: gradc.flip(gradc.tile(x, (2,))), lambda x: x.repeat(2).flip(0), tensor(3))
+    check(
+        lambda x: gradc.pad(gradc.flip(x)[3::-2], ((2, 1),)) ** 2,
+        lambda x: torch.nn.functional.pad(x.flip(0)[[3, 1]], (2, 1)) ** 2,
+        tensor(6),
+    )
+
+
+def test_a_sum_counts_an_axis_its_body_does_not_vary_along():
+    check(lambda x: gradc.sum(gradc.repeat(x, 2, axis=0), axis=0), lambda x: x.repeat_interleave(2, 0).sum(0), tensor(3, 2))
