@@ -169,11 +169,12 @@ class Expressions:
         left, right, result = bindings(template)
         typed = (
             all(x.constant for x in operands)
-            or (dtype == types.float64 and not BINARY.fullmatch(template))
+            or (dtype == types.float64 and (not BINARY.fullmatch(template) or result == BINDING["=="]))
             or ".to(" in template
         )
+        shape = ", ".join(self.positions.block(k) for k in axes) if typed else ""
         texts = [
-            f"tl.full([], {x.text}, {triton_dtype(operand.dtype.compute)})"
+            f"tl.full([{shape}], {x.text}, {triton_dtype(operand.dtype.compute)})"
             if typed and x.constant
             else x.expanded(axes, binding)
             for x, operand, binding in zip(operands, node.operands, (left, *(right,) * len(operands)), strict=False)

@@ -170,7 +170,8 @@ def test_normalising_takes_little_time():
     assert len(network.values) > 500
     assert fastest(lambda: normalise(network, "after")) < 0.2
     norm = joint_of(rms_norm, (4, 5), (5,))
-    assert fastest(lambda: normalise(norm, "after")) < 0.005
+    # 1.4 to 3.4 ms on a quiet machine; beside another test process on the same two cores 7.4 was seen.
+    assert fastest(lambda: normalise(norm, "after")) < 0.02
 
 
 # The pass as a whole.
