@@ -8,7 +8,6 @@ Nothing here knows a softmax, or decides whether a cascade pays; SymPy is import
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,13 +16,9 @@ from typing import Any
 
 from gradc.codegen.formula import from_tree, to_text, to_tree, to_triton
 from gradc.codegen.normal_form import Atoms, Element, Expression, Inexpressible, Normal, Symbol, is_zero
+from gradc.codegen.sampling import Samples
 
 __all__ = ["Cascade", "Refusal", "derive", "from_json", "question", "to_json", "to_triton", "unproved"]
-
-MAXIMUM_RANK = 4
-SAMPLES = (8, 12)
-DIGITS = 60
-NEGLIGIBLE = "1e-40"  # beside the largest entry of its row; a finite rank leaves about 1e-58
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def _derived(expression: Expression, varying: tuple[Symbol, ...], states: tuple[
     old, new = (tuple(_like(state, age, expression) for state in states) for age in ("old", "new"))
     atoms = Atoms(varying, (*states, *old, *new))
     body = atoms.abstract(expression)
-    samples = _Samples(body, atoms.varying, states)
+    samples = Samples(body, atoms.varying, states)
     rank = samples.rank()
     factor, first = _without_factor(body, atoms.varying, states)
     if factor == -1:
@@ -150,77 +145,7 @@ def _without_factor(expression: Expression, varying: set[Symbol], states: Sequen
     return sympy.Mul(*taken), sympy.Mul(*rest)
 
 
-class _Samples:
-    """A body at sample points: rows of x, columns of d, constants fixed. Coordinates are rational, positive and spread evenly."""
-
-    def __init__(self, body: Expression, varying: set[Symbol], states: Sequence[Symbol]):
-        import mpmath
-
-        self.body, self.context = body, mpmath.mp.clone()
-        self.context.dps = DIGITS
-        ordered = sorted(body.free_symbols | set(states), key=lambda s: (s.name, s.sort_key()))
-        self.varying = [s for s in ordered if s in varying]
-        self.states = [s for s in ordered if s in states]
-        self.constants = self._points([s for s in ordered if s not in varying and s not in states], 1, 0)[0]
-
-    def _points(self, symbols: list[Symbol], count: int, seed: int) -> list[dict[Symbol, Any]]:
-        draw = random.Random(seed)
-        points: list[dict[Symbol, Any]] = [{} for _ in range(count)]
-        for symbol in symbols:
-            for point, place in zip(points, draw.sample(range(count), count), strict=True):
-                point[symbol] = self.context.mpf(997 * place + draw.randrange(1, 997)) * 4 / (997 * count)
-        return points
-
-    def rank(self) -> int:
-        """The number of independent functions of x among body(·; d). Refuses one that grows with the sample or is too large."""
-        found = []
-        for size in SAMPLES:
-            columns = self._points(self.states, size, 2 * size)
-            rows = self._points(self.varying, size, 2 * size + 1)
-            found.append(self._rank([[self.number(self.body, {**x, **d}) for d in columns] for x in rows]))
-            if found[-1] > MAXIMUM_RANK or found[-1] != found[0]:
-                raise Inexpressible(f"the rank over {size} samples is {found[-1]}: no basis of {MAXIMUM_RANK} or fewer")
-        if not found[0]:
-            raise Inexpressible("the body is zero")
-        return found[0]
-
-    def are_independent(self, functions: Sequence[Expression]) -> bool:
-        state = self._points(self.states, 1, 1)[0]
-        points = self._points(self.varying, SAMPLES[1], 3)
-        return self._rank([[self.number(f, {**x, **state}) for x in points] for f in functions]) == len(functions)
-
-    def _rank(self, rows: list[list[Any]]) -> int:
-        rows = [[entry / (max(map(abs, row)) or 1) for entry in row] for row in rows]
-        for rank in range(len(rows)):
-            size, i, j = max((abs(rows[i][j]), i, j) for i in range(rank, len(rows)) for j in range(len(rows[0])))
-            if size <= self.context.mpf(NEGLIGIBLE):
-                return rank
-            rows[rank], rows[i] = rows[i], rows[rank]
-            pivot = rows[rank]
-            for row in rows[rank + 1 :]:
-                share = row[j] / pivot[j]
-                row[:] = [entry - share * p for entry, p in zip(row, pivot, strict=True)]
-        return len(rows)
-
-    def number(self, node: Expression, point: dict[Symbol, Any]) -> Any:
-        if node.is_Symbol:
-            return point[node] if node in point else self.constants[node]
-        if node.is_Rational:
-            return self.context.mpf(node.p) / node.q
-        parts = [self.number(part, point) for part in node.args]
-        if node.is_Add:
-            return self.context.fsum(parts)
-        if node.is_Mul:
-            return self.context.fprod(parts)
-        if node.is_Pow:
-            return parts[0] ** (int(node.exp) if node.exp.is_Integer else parts[1])
-        function = getattr(self.context, type(node).__name__, None)
-        if function is None:
-            raise Inexpressible(f"{node} is neither polynomial nor exponential")
-        return function(*parts)
-
-
-def _basis(first: Expression, rank: int, states: Sequence[Symbol], atoms: Atoms, samples: _Samples) -> tuple[Expression, ...]:
+def _basis(first: Expression, rank: int, states: Sequence[Symbol], atoms: Atoms, samples: Samples) -> tuple[Expression, ...]:
     """`first` and its successive derivatives by the states, as far as they are independent, each in its plainest form."""
     basis, waiting = [first], [first.diff(state) for state in states]
     while len(basis) < rank:

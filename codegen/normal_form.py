@@ -49,6 +49,8 @@ class Atoms:
         """The expression in symbols. Raises Inexpressible where a power or a condition leaves no hope."""
         import sympy
 
+        if node in (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
+            raise Inexpressible(f"{node} is no exact number")
         if node.is_Rational:
             return node if node.q <= LARGEST_NUMBER or not self.grouped else sympy.sign(node) * self.symbol(abs(node))
         if node.is_Symbol:

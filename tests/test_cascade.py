@@ -35,28 +35,17 @@ FOUND = {
     (x - d) ** 3: ([x], [d], [], 4),
     sin(x - d): ([x], [d], [], 2),
     # further: two states, constants, floats, selections, roots, what no state enters
-    exp(x - m) * v / l: ([x, v], [m, l], [], 1),
-    (x - mu) * (y - nu): ([x, y], [mu, nu], [], 4),
-    (x - mu) / sqrt(r + c): ([x], [mu, r], [c], 2),
-    exp(x - m) / l * (y - D) * s: ([x, y], [m, l, D], [s], 2),
-    (x - mu) * r + v: ([x, v], [mu, r], [], 3),
-    2 ** (x - d): ([x], [d], [], 1),
-    exp(s * x - s * d): ([x], [d], [s], 1),
-    exp((x - d) / c): ([x], [d], [c], 1),
-    exp(sympy.Float(0.3) * (x - d)) * v: ([x, v], [d], [], 1),
-    SWITCH: ([x, y], [d], [], 1),
-    exp(sympy.Piecewise((x * s, y > 0), (-sympy.oo, True)) - d): ([x, y], [d], [s], 1),
-    (exp(x - d) - v) ** 2: ([x, v], [d], [], 3),
-    (x - d) ** 2 * exp(x - d): ([x], [d], [], 3),
-    sympy.cosh(x - d): ([x], [d], [], 2),
-    exp(x - d) * sympy.cos(x - d): ([x], [d], [], 2),
-    (x - log(d)) ** 2: ([x], [d], [], 3),
-    (x - sqrt(d)) ** 2: ([x], [d], [], 3),
-    (x - d) / (1 + x): ([x], [d], [], 2),
-    (sympy.Max(x, 0) - d) ** 2: ([x], [d], [], 3),
-    ((x + y * v) ** 3 - m) ** 3 * (1 + x + y): ([x, y, v], [m], [], 4),
-    x * y: ([x, y], [d], [], 1),
-    exp(-d) * x: ([x], [d], [], 1),
+    exp(x - m) * v / l: ([x, v], [m, l], [], 1), (x - mu) * (y - nu): ([x, y], [mu, nu], [], 4),
+    (x - mu) / sqrt(r + c): ([x], [mu, r], [c], 2), exp(x - m) / l * (y - D) * s: ([x, y], [m, l, D], [s], 2),
+    (x - mu) * r + v: ([x, v], [mu, r], [], 3), 2 ** (x - d): ([x], [d], [], 1), exp(s * x - s * d): ([x], [d], [s], 1),
+    exp((x - d) / c): ([x], [d], [c], 1), exp(sympy.Float(0.3) * (x - d)) * v: ([x, v], [d], [], 1),
+    SWITCH: ([x, y], [d], [], 1), exp(sympy.Piecewise((x * s, y > 0), (-sympy.oo, True)) - d): ([x, y], [d], [s], 1),
+    (exp(x - d) - v) ** 2: ([x, v], [d], [], 3), (x - d) ** 2 * exp(x - d): ([x], [d], [], 3),
+    sympy.cosh(x - d): ([x], [d], [], 2), exp(x - d) * sympy.cos(x - d): ([x], [d], [], 2),
+    (x - log(d)) ** 2: ([x], [d], [], 3), (x - sqrt(d)) ** 2: ([x], [d], [], 3), (x - d) / (1 + x): ([x], [d], [], 2),
+    (sympy.Max(x, 0) - d) ** 2: ([x], [d], [], 3), ((x + y * v) ** 3 - m) ** 3 * (1 + x + y): ([x, y, v], [m], [], 4),
+    x * y: ([x, y], [d], [], 1), exp(-d) * x: ([x], [d], [], 1),
+    sympy.Piecewise(((x - d) ** 2, y > 0), (v * d, True)): ([x, y, v], [d], [], 3),
 }  # fmt: skip
 REFUSED = {
     1 / (1 + exp(d - x)): "rank",
@@ -73,6 +62,8 @@ REFUSED = {
     sqrt(x * d): "separate",
     (x * d**2 + d * y) * (1 + exp(-d) * v): "pole",
     sympy.Integer(0): "zero",
+    sympy.zoo: "no exact number",
+    exp(exp(exp(exp(x) - d))): "neither polynomial nor exponential",
 }  # fmt: skip
 CASES = pytest.mark.parametrize("body", FOUND, ids=str)
 
@@ -210,6 +201,24 @@ def test_a_wrong_derivation_is_refused(monkeypatch):
     cascade._remembered.cache_clear()
     assert isinstance(result, Refusal)
     assert result.reason.startswith("not proved")
+
+
+def random_body(draw, depth):
+    if depth == 0:
+        return (x, x, v, d, d, m, c, sympy.Rational(1, 2), sympy.Float(0.7))[draw.integers(9)]
+    a, b = random_body(draw, depth - 1), random_body(draw, int(draw.integers(depth)))
+    made = (a + b, a * b, a - b, exp(a - b), a / b, a**2, tanh(a), sympy.Max(a, 0), sympy.Piecewise((a, y > 0), (b, True)))
+    return made[draw.choice(9, p=[0.2, 0.2, 0.2, 0.2, 0.04, 0.04, 0.04, 0.04, 0.04])]
+
+
+def test_every_answer_is_proved_or_a_refusal():
+    draw, answers = np.random.default_rng(3), []
+    for depth in (1, 2, 2, 3, 3, 4) * 4:
+        answers.append(derive(random_body(draw, depth), [x, y, v], [d, m], [c]))
+        if isinstance(answers[-1], Cascade):
+            assert unproved(answers[-1]) == ""
+            assert from_json(to_json(answers[-1])) == answers[-1]
+    assert {type(answer) for answer in answers} == {Cascade, Refusal}
 
 
 @CASES
