@@ -103,14 +103,18 @@ class AxisMap:
     """The axes of every dimension of every Value of a program (`axes_of`), and the axes each one is computed over (`domain`).
 
     `overrides` says that a Value is computed as another one of the same shape (a sum as the sum of its partial sums);
-    `ties` are further dimensions that move together.
+    `ties` are further dimensions that move together; `recomputed` are products that may be computed at any place.
     """
 
     def __init__(
-        self, values: Iterable[Value], overrides: Mapping[Value, Value] | None = None, ties: Iterable[tuple[Dim, Dim]] = ()
+        self,
+        values: Iterable[Value],
+        overrides: Mapping[Value, Value] | None = None,
+        ties: Iterable[tuple[Dim, Dim]] = (),
+        recomputed: frozenset[Value] = frozenset(),
     ):
         self.values = list(values)
-        self.overrides = dict(overrides or {})
+        self.overrides, self.recomputed = dict(overrides or {}), recomputed
         self.families = Families()
         self.groups: list[tuple[list[Dim], list[Dim]]] = []
         for value in self.values:

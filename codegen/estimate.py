@@ -11,8 +11,11 @@ from math import prod
 
 from gradc.codegen.device import Device
 from gradc.codegen.plan import KernelAxis, Plan, Setting
-from gradc.codegen.stages import Stage, storage_dtype
+from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
+
+
+CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 
 
 def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> Plan:
@@ -26,7 +29,7 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
             if access.buffer not in inside:
                 times = passes if access.offset.axes & looped else 1
                 reads[access.buffer] = max(reads.get(access.buffer, 0), times)
-    flops = sum(stage.flops for stage in stages)
+    flops = _flops(stages)
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
     moved = written + sum(_read_bytes(buffer, setting) * times for buffer, times in reads.items())
@@ -46,14 +49,23 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
     )
 
 
+def _flops(stages: Sequence[Stage]) -> int:
+    """Arithmetic operations; what several stages of a kernel compute at the same axes is computed once."""
+    distinct = {(node.kind, node.value.number, str(node.detail)): node for stage in stages for node in stage.nodes}
+    return sum(map(operations, distinct.values()))
+
+
 def is_product(stage: Stage) -> bool:
-    return stage.heavy is not None and stage.heavy.kind == "dot"
+    return any(node.kind == "dot" for node in stage.nodes)
 
 
 def _matrix_rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:
     """Operations per second of products: a tile half as large reads its operands twice as often."""
-    if any(stage.heavy is not None and stage.heavy.kind == "dot" and stage.heavy.dtype.itemsize == 4 for stage in stages):
+    if any(node.kind == "dot" and node.dtype.itemsize == 4 for stage in stages for node in stage.nodes):
         return device.vector_rate
+    if any(stage.nested for stage in stages):
+        rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
+        return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.5)
     area = prod(axis.block for axis in axes if axis.role == "grid")
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
 

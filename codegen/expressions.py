@@ -155,6 +155,9 @@ class Expressions:
             return self._apply(node, operands, scope)
         if node.kind == "scan":
             return self._scan(node, operands[0], scope)
+        if node.kind == "dot":
+            a, b, axes = self._factors(node, scope)
+            return f"tl.dot({a}, {b}{_precision(node)})", axes, ATOM
         assert node.kind == "reduce", node.kind
         return self._resident_reduce(node, operands[0], scope)
 
@@ -312,16 +315,23 @@ class Expressions:
             scope.add(f"{name} = tl.{kind}imum({name}, {text}{nan})", remark(node))
 
     def _multiply(self, scope: Scope, node: Node, name: str) -> None:
-        dot = node.detail
-        a = self._operand(scope, node, node.operands[0], (*dot.rows, *dot.summed))
-        b = self._operand(scope, node, node.operands[1], (*dot.summed, *dot.columns))
-        precision = ', input_precision="ieee"' if node.dtype == types.float32 else ""
-        scope.add(f"{name} = tl.dot({a}, {b}, {name}{precision})", remark(node))
+        a, b, _ = self._factors(node, scope)
+        scope.add(f"{name} = tl.dot({a}, {b}, {name}{_precision(node)})", remark(node))
 
-    def _operand(self, scope: Scope, node: Node, body: Node, axes: tuple[Axis, ...]) -> str:
+    def _factors(self, node: Node, scope: Scope) -> tuple[str, str, tuple[KernelAxis, ...]]:
+        """The operands of a product of tiles in the order that gives the result's tile axes theirs, and those."""
+        (row,), (column,), (summed,) = (
+            self.tile_axes(frozenset(axes)) for axes in (node.detail.rows, node.detail.columns, node.detail.summed)
+        )
+        x, y = node.operands
+        if self.axes.index(row) > self.axes.index(column):
+            row, column, x, y = column, row, y, x
+        return self._operand(scope, node, x, (row, summed)), self._operand(scope, node, y, (summed, column)), (row, column)
+
+    def _operand(self, scope: Scope, node: Node, body: Node, axes: tuple[KernelAxis, KernelAxis]) -> str:
         """A tile for the matrix unit: zero where the summed axis overhangs, rounded to the operand's dtype."""
         x = self.at(body, scope)
-        wanted = self.tile_axes(frozenset(axes))
+        wanted = tuple(k for k in self.axes if k in axes)
         summed = [k for k in wanted if frozenset(k.axes) & frozenset(node.detail.summed) and k.overhangs]
         text = x.expanded(wanted)
         if summed and not self._zero_outside(body, frozenset(summed)):
@@ -329,7 +339,8 @@ class Expressions:
         if len(x.axes) < len(wanted):
             text = f"tl.broadcast_to({text}, [{', '.join(self.positions.block(k) for k in wanted)}])"
         narrows = body.dtype.compute != body.dtype and body not in self.as_stored
-        return f"{text}.to({triton_dtype(body.dtype)})" if narrows else text
+        text = f"{text}.to({triton_dtype(body.dtype)})" if narrows else text
+        return text if wanted == axes else f"tl.trans({text})"
 
     def finish_accumulator(self, scope: Scope, node: Node) -> None:
         """Folds the accumulator after its loop; the result is known from here on."""
@@ -391,12 +402,16 @@ class Expressions:
         scope.add(f"tl.store({self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}, {text}{masked})")
 
 
+def _precision(node: Node) -> str:
+    return ', input_precision="ieee"' if node.dtype == types.float32 else ""
+
+
 ZERO_WHERE_OPERANDS_ARE = frozenset(("add", "subtract", "multiply", "negative", "square", "abs", "sign"))
 
 
 def is_vector(axis: KernelAxis) -> bool:
     """Whether a kernel axis is a tile dimension rather than a scalar position."""
-    return axis.role in ("resident", "loop") or axis.block > 1
+    return axis.role == "resident" or axis.block > 1
 
 
 def has_datum(index: Index) -> bool:

@@ -55,7 +55,7 @@ def lower_graph(graph: Graph, device: Device = H200) -> Program:
 
 def lower_pair(graph: Graph, wrt: Sequence[int], device: Device = H200) -> tuple[Program, Partition]:
     """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised."""
-    split = differentiate(graph, wrt)
+    split = differentiate(graph, wrt, device)
     results = len(graph.outputs)
     title, taken = _title(graph)
     forward = _sequence("forward", split.forward, title, frozenset(split.forward.outputs[results:]), taken, device)
@@ -77,7 +77,7 @@ def _program(title: str, sequences: tuple[LaunchSequence, ...], wiring: str) -> 
     return Program(sequences, module_text(headline, [sequence.host for sequence in sequences], dtypes, wiring))
 
 
-def differentiate(graph: Graph, wrt: Sequence[int]) -> Partition:
+def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200) -> Partition:
     """The forward and backward graphs of a normalised graph, prepared for scheduling."""
     graph = prepare(with_literals(graph))
     outputs = graph.outputs
@@ -95,7 +95,8 @@ def differentiate(graph: Graph, wrt: Sequence[int]) -> Partition:
     joint = prepare(normalise(joint, "after"))
     outputs, gradients = joint.outputs[: len(outputs)], list(joint.outputs[len(outputs) :])
     renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
-    split = partition(renamed, outputs, [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating], gradients)
+    given = [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating]
+    split = partition(renamed, outputs, given, gradients, device)
     forward = Graph(graph.inputs, split.forward.outputs, split.forward.output_names, graph.title)
     return Partition(forward, split.backward, split.residuals)
 

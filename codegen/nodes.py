@@ -6,6 +6,7 @@ the same kernel. Nothing here decides what a kernel computes or in which order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 
 from gradc import ops, structure, types
 from gradc.codegen.axes import AxisMap, index_over
-from gradc.codegen.index import Axis, Datum, Index, Part, flatten, floor_divide, modulo, of_axis, unflatten
+from gradc.codegen.index import Axis, Datum, Index, Part, flatten, floor_divide, modulo, of_axis, term_axes, unflatten
 from gradc.errors import UnsupportedError
 from gradc.ir import Value
 from gradc.leaves import Broadcast, Cast, Constant, Input, Iota, Literal, Reshape
@@ -243,12 +244,13 @@ class Puller:
 
     def _reduction(self, value: Value, index: Indices) -> Node:
         own, summed = self.axes.domain(value)
-        if index != tuple(index_over(axes) for axes in own):
-            raise NotSharedError(value)
         operation = value.operation
-        flat = tuple(axis for axes in summed for axis in axes)
+        at_home = index == tuple(index_over(axes) for axes in own)
+        if not at_home and value not in self.axes.recomputed:
+            raise NotSharedError(value)
         if isinstance(operation, structure.Contract):
-            return self._contract(value, operation, own, summed)
+            return self._contract(value, operation, index, summed if at_home else _beside(summed, index))
+        flat = tuple(axis for axes in summed for axis in axes)
         if isinstance(operation, structure.Cumulative):
             x = self.at(value.operands[0], index)
             if len(own[operation.axis]) > 1:
@@ -263,25 +265,41 @@ class Puller:
         x = self.at(value.operands[0], full)
         return Node("reduce", (x,), value.dtype, value, (operation.kind, flat), x.axes - set(flat))
 
-    def _contract(self, value: Value, contract: structure.Contract, own: tuple, summed: tuple) -> Node:
-        by_label = dict(zip(contract.out, own, strict=True))
-        by_label |= dict(zip([label for label in contract.lhs if label not in contract.out], summed, strict=True))
+    def _contract(self, value: Value, contract: structure.Contract, index: Indices, summed: tuple[tuple[Axis, ...], ...]) -> Node:
+        """A product of matrices, or a sum of a product where one side is a vector. `index` is where in the result."""
+        at = dict(zip(contract.out, index, strict=True))
+        folded = [label for label in contract.lhs if label not in at]
+        at |= {label: index_over(axes) for label, axes in zip(folded, summed, strict=True)}
         a, b = (
-            self.at(x, tuple(index_over(by_label[label]) for label in labels))
+            self.at(x, tuple(at[label] for label in labels))
             for x, labels in zip(value.operands, (contract.lhs, contract.rhs), strict=True)
         )
 
         def axes(labels) -> tuple[Axis, ...]:
-            return tuple(axis for label in labels for axis in by_label[label])
+            return tuple(dict.fromkeys(axis for label in labels for term, _ in at[label].terms for axis in term_axes(term)))
 
         rows = axes(label for label in contract.out if label not in contract.rhs)
         columns = axes(label for label in contract.out if label not in contract.lhs)
-        flat = axes(label for label in contract.lhs if label not in contract.out)
-        everything = frozenset(axis for dim in own for axis in dim)
+        flat = axes(folded)
         if rows and columns and flat and value.dtype.is_floating and value.dtype.itemsize <= 4:
-            return Node("dot", (a, b), value.dtype, value, Dot(rows, columns, flat), everything)
+            if set(rows) & set(columns):
+                raise NotSharedError(value)
+            return Node("dot", (a, b), value.dtype, value, Dot(rows, columns, flat), frozenset(axes(contract.out)))
         product = self._apply(value, ops.TABLE["multiply"], [a, b])
         return Node("reduce", (product,), value.dtype, value, ("sum", flat), product.axes - set(flat))
+
+
+def _beside(summed: tuple[tuple[Axis, ...], ...], index: Indices) -> tuple[tuple[Axis, ...], ...]:
+    """The summed axes of a product computed at `index`: each the first copy that the index does not have."""
+    taken = {axis for part in index for axis in part.axes}
+
+    def free(axis: Axis) -> Axis:
+        copies = (Axis(axis.atom, axis.size, copy) for copy in itertools.count())
+        chosen = next(copy for copy in copies if copy not in taken)
+        taken.add(chosen)
+        return chosen
+
+    return tuple(tuple(free(axis) for axis in axes) for axes in summed)
 
 
 def is_leaf(value: Value) -> bool:

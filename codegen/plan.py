@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def is_product(self) -> bool:
-        return any(stage.heavy is not None and stage.heavy.kind == "dot" for stage in self.stages)
+        return any(node.kind == "dot" for stage in self.stages for node in stage.nodes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,6 +127,9 @@ class Positions:
 
     def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool = False) -> None:
         """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards."""
+        if loop.block == 1:
+            body.header = f"for {self._variables[loop]} in range(0, {self.size(loop)}):"
+            return self._define(body, loop, self._variables[loop])
         start = self._parts.setdefault((loop, -2, -2), self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
         body.header = f"for {start} in range(0, {size}, {step}):"

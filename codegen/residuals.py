@@ -1,7 +1,7 @@
 """What is kept from the forward for the backward: a minimum cut between what is given and what the backward needs.
 
 Keeping a Value costs writing and reading it; inputs and outputs are in memory already and cost only the reading. What
-lies after the cut is recomputed in the backward's kernels. Reductions and products are never recomputed.
+lies after the cut is recomputed in the backward's kernels: no reduction, and of the products those of `recomputed.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc import structure
+from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
+from gradc.codegen.recomputed import recomputed_products
 from gradc.codegen.stages import HEAVY, storage_dtype
 from gradc.ir import Graph, Value, rebuild, topological
 from gradc.leaves import make_input
@@ -37,14 +39,17 @@ class Partition:
     residuals: tuple[Residual, ...]
 
 
-def partition(graph: Graph, outputs: Sequence[Value], cotangents: Sequence[Value], gradients: Sequence[Value]) -> Partition:
+def partition(
+    graph: Graph, outputs: Sequence[Value], cotangents: Sequence[Value], gradients: Sequence[Value], device: Device
+) -> Partition:
     """Splits a joint graph. `graph.inputs` are the function's arguments; `cotangents` are the inputs of the backward alone."""
     earlier = set(topological(outputs))
     later = dict.fromkeys(value for value in topological(gradients) if value not in earlier and not is_leaf(value))
     given_later = set(cotangents)
     needed = dict.fromkeys(x for value in later for x in value.operands if x not in later and x not in given_later)
     needed |= dict.fromkeys(value for value in gradients if value not in later and value not in given_later)
-    kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs))
+    recomputed = recomputed_products((*outputs, *gradients), device)
+    kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs), recomputed)
     residuals = tuple(_residual(value, frozenset(outputs)) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
     given: dict[Value, Value] = {**{value: value for value in cotangents}, **stand_ins}
@@ -93,13 +98,14 @@ def _cost(value: Value, outputs: frozenset[Value]) -> int:
 # The minimum cut ----------------------------------------------------------------------------------------------------
 
 
-def _cut(needed: Sequence[Value], outputs: frozenset[Value]) -> list[Value]:
-    """The cheapest Values from which all of `needed` can be computed without a reduction; the latest such cut."""
+def _cut(needed: Sequence[Value], outputs: frozenset[Value], recomputed: frozenset[Value]) -> list[Value]:
+    """The cheapest Values from which all of `needed` can be computed without a reduction that is not `recomputed`; the latest such cut."""
     values = topological(needed)
     flow = _Flow()
     for value in values:
         flow.connect((value.number, 0), (value.number, 1), _cost(value, outputs))
-        if is_leaf(value) or isinstance(value.operation, (*HEAVY, structure.Gather, structure.Keep)):
+        once = isinstance(value.operation, (*HEAVY, structure.Gather, structure.Keep)) and value not in recomputed
+        if is_leaf(value) or once:
             flow.connect("source", (value.number, 0), UNLIMITED)
         for operand in value.operands:
             flow.connect((operand.number, 1), (value.number, 0), UNLIMITED)

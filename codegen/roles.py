@@ -1,6 +1,6 @@
 """A role for every axis of a group of stages that would share a kernel, or the answer that there is none.
 
-The few possible assignments are costed and the cheapest is kept. Kernels with products of matrices are in `products.py`,
+The few possible assignments are costed and the cheapest is kept. Kernels with products of matrices are in `products.py` and `chained.py`,
 which axes can be iterated as one in `runs.py`. Nothing is emitted here.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
+from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile
 from gradc.codegen.index import Axis
@@ -27,9 +28,12 @@ REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
     products = [stage for stage in stages if stage.heavy is not None and stage.heavy.kind == "dot"]
-    plans = (
-        [product_plan(stages, products, setting)] if products else [_row_plan(stages, grid, setting) for grid in _grids(stages)]
-    )
+    if any(stage.nested for stage in stages):
+        plans = list(chained_plans(stages, setting))
+    elif products:
+        plans = [product_plan(stages, products, setting)]
+    else:
+        plans = [_row_plan(stages, grid, setting) for grid in _grids(stages)]
     return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
 
 

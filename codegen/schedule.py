@@ -7,13 +7,16 @@ Which stages share a kernel is decided in `merging.py`, the roles of its axes in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
-from gradc.codegen.plan import Plan
-from gradc.codegen.stages import State, find_stages
+from gradc.codegen.nodes import NotSharedError
+from gradc.codegen.plan import Plan, Setting
+from gradc.codegen.recomputed import recomputed_products
+from gradc.codegen.roles import plan
+from gradc.codegen.stages import Stage, State, find_stages
 from gradc.ir import Graph, Value, apply, on_behalf_of
 from gradc.leaves import make_input
 from gradc.structure import Reduce
@@ -42,18 +45,42 @@ class Scheduled:
 
 def schedule(graph: Graph, device: Device = H200) -> list[Scheduled]:
     """The kernels of a prepared graph, in launch order."""
+    candidates = [_scheduled(graph, device, recomputed_products(graph.outputs, device)), _scheduled(graph, device, frozenset())]
+    return min(candidates, key=lambda kernels: sum(kernel.plan.seconds for kernel in kernels))
+
+
+def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value]) -> list[Scheduled]:
+    """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {})
+    state = State(graph, wanted, frozenset(), {}, recomputed)
     done: list[Scheduled] = []
     while True:
-        axes = AxisMap(dict.fromkeys((*graph.values, *state.values())), state.overrides, _tied_parts(done))
-        stages = find_stages(state, axes)
+        state, axes, stages = _stages(state, done, device)
         kernels = [Scheduled(p, axes, _partial_buffers(p), apart) for p, apart in merged_plans(stages, state, done, device)]
         fixed = [kernel for kernel in kernels if kernel.plan.partial]
         if not fixed:
             return _launch_order([*done, *kernels])
         done += fixed
         state = _after(state, fixed)
+
+
+def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State, AxisMap, list[Stage]]:
+    """The stages still to be computed. Products inside a stage that has no plan of its own are kept in memory after all."""
+    while True:
+        values = dict.fromkeys((*state.graph.values, *state.values()))
+        axes = AxisMap(values, state.overrides, _tied_parts(done), state.recomputed)
+        try:
+            stages = find_stages(state, axes)
+            stuck = {node.value for stage in stages if stage.nested and not _fits(stage, state, device) for node in stage.nested}
+        except NotSharedError as needed:
+            stuck = {needed.value}
+        if not stuck:
+            return state, axes, stages
+        state = replace(state, recomputed=state.recomputed - stuck)
+
+
+def _fits(stage: Stage, state: State, device: Device) -> bool:
+    return plan([stage], Setting(frozenset((stage.value,)), frozenset(state.graph.outputs), device)) is not None
 
 
 def _partial_buffers(p: Plan) -> dict[Value, Value]:
@@ -91,7 +118,7 @@ def _after(state: State, fixed: list[Scheduled]) -> State:
             elif stage.value in kernel.plan.stored:
                 stored.add(stage.value)
     wanted = tuple(value for value in dict.fromkeys(needed) if value not in stored)
-    return State(state.graph, wanted, frozenset(stored), overrides)
+    return State(state.graph, wanted, frozenset(stored), overrides, state.recomputed - stored)
 
 
 def _total(buffer: Value, heavy: Value, kind: str) -> Value:

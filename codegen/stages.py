@@ -25,7 +25,10 @@ MOVES = (structure.Slice, structure.Pad, structure.Flip, structure.Concatenate, 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """`value`, over the axes `own`, folding `reduced`; `needs` are the stages it reads, `shareable` those it reads at their own axes."""
+    """`value`, over the axes `own`, folding `reduced`; `needs` are the stages it reads, `shareable` those it reads at their own axes.
+
+    `heavy` is its reduction, product or running sum; the products computed again inside that are `nested`.
+    """
 
     value: Value
     root: Node
@@ -36,9 +39,14 @@ class Stage:
     needs: frozenset[Value]
     shareable: frozenset[Value]
 
-    @property
+    @cached_property
     def axes(self) -> frozenset[Axis]:
-        return frozenset(self.own) | frozenset(self.reduced)
+        return frozenset((*self.own, *self.reduced, *(axis for node in self.nested for axis in node.detail.summed)))
+
+    @cached_property
+    def nested(self) -> tuple[Node, ...]:
+        """The products of matrices inside the body of the reduction."""
+        return tuple(node for node in self.nodes if node.kind == "dot" and node is not self.heavy)
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -56,11 +64,6 @@ class Stage:
             index.append(index_over(tuple(axes)))
         return Access(self.value, tuple(index))
 
-    @cached_property
-    def flops(self) -> int:
-        """Arithmetic operations over all its points."""
-        return sum(_operations(node) for node in self.nodes)
-
     def work(self) -> int:
         total = 1
         for axis in self.axes:
@@ -76,6 +79,7 @@ class State:
     outputs: tuple[Value, ...]
     stored: frozenset[Value] = frozenset()
     overrides: Mapping[Value, Value] = None  # type: ignore[assignment]
+    recomputed: frozenset[Value] = frozenset()
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""
@@ -113,14 +117,15 @@ def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State
     root = puller.at_own_axes(value, compute=True)
     nodes = walk([root])
     own = tuple(axis for dim in axes.domain(value)[0] for axis in dim)
-    heavy = next((node for node in nodes if node.kind in ("reduce", "dot", "scan")), None)
+    heavy = next((node for node in reversed(nodes) if node.kind in ("reduce", "dot", "scan")), None)
     accesses = tuple(node.detail for node in nodes if node.kind == "load")
     needs = frozenset(access.buffer for access in accesses if access.buffer in kept)
     elsewhere = {access.buffer for access in accesses if access.guards or access.index != own_index(axes, access.buffer)}
     return Stage(value, root, heavy, own, _reduced(heavy), accesses, needs, needs - elsewhere)
 
 
-def _operations(node: Node) -> int:
+def operations(node: Node) -> int:
+    """Arithmetic operations of an expression over all its points, without those of its operands."""
     points = prod(axis.size for axis in node.axes)
     if node.kind == "apply":
         return points * node.detail.flops
@@ -144,7 +149,7 @@ def _representatives(values: list[Value], state: State) -> Iterable[Value]:
     users, outputs = users_of(values), frozenset(state.outputs)
     light = _light(values, state)
     for value in values:
-        if isinstance(value.operation, HEAVY) and not is_leaf(value):
+        if isinstance(value.operation, HEAVY) and not is_leaf(value) and value not in state.recomputed:
             yield _advance(value, users, outputs, light)
 
 

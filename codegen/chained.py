@@ -1,0 +1,194 @@
+"""Roles for kernels with products inside a reduction: products of products, and statistics of a product that is never stored.
+
+The summed axes of the inner products are resident; the axis of the outer reductions is looped over, and shared by all of
+them; what they own besides is spread over programs in tiles. Which products are inner is decided in `recomputed.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from gradc.codegen.estimate import finished_plan
+from gradc.codegen.index import Axis
+from gradc.codegen.nodes import Node, walk
+from gradc.codegen.plan import KernelAxis, Plan, Setting, power_of_two
+from gradc.codegen.stages import Stage
+
+MOST_RESIDENT = 256  # extent of one resident axis
+REGISTERS_USED = 200  # 32-bit registers of a thread that tiles may take; the rest holds addresses and masks
+COMPUTED = 4  # transposing a computed operand moves it through memory; one that is loaded is only read another way
+SMALLEST = 16  # extent of a matrix unit's operand
+
+Axes = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The axes by role: one program has one index of `batch`, a tile of each of `tiles`, all of `resident`, and loops over `loop`."""
+
+    batch: Axes
+    tiles: tuple[Axes, ...]
+    loop: Axes
+    scalar_loop: bool
+    resident: tuple[Axes, ...]
+
+
+def chained_plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan | None]:
+    """Plans for stages of which some have products inside their reduction; none where the roles contradict each other."""
+    found = _assigned(stages)
+    if found is None:
+        return
+    products = [node for node in walk([stage.root for stage in stages]) if node.kind == "dot"]
+    wide = max(node.dtype.itemsize for node in products) == 4
+    for tile, step in [(32, 32), (16, 16)] if wide else [(128, 64), (128, 32), (64, 64), (64, 32), (32, 32)]:
+        axes = _kernel_axes(found, tile, step)
+        ordered = _ordered(axes, products)
+        if ordered is None:
+            continue
+        warps = _warps(ordered, stages)
+        stages_ahead = _pipeline(ordered, stages, setting)
+        if warps and stages_ahead:
+            yield replace(finished_plan(stages, ordered, frozenset(), setting), warps=warps, pipeline=stages_ahead)
+
+
+# Which axis has which role ----------------------------------------------------------------------------------------------
+
+
+def _assigned(stages: Sequence[Stage]) -> Assignment | None:
+    products = list(dict.fromkeys(node for stage in stages for node in stage.nodes if node.kind == "dot"))
+    nested = [node for stage in stages for node in stage.nested]
+    owned = [frozenset(stage.own) for stage in stages]
+    common, everything = frozenset.intersection(*owned), frozenset().union(*owned)
+    inside = frozenset(axis for node in nested for axis in node.axes)
+    batch = frozenset(axis for node in products for axis in node.axes - {*node.detail.rows, *node.detail.columns})
+    beside = frozenset(axis for axis in common - batch if axis not in inside)
+    summed = list(dict.fromkeys(node.detail.summed for node in nested))
+    resident = frozenset(axis for axes in summed for axis in axes) | (everything - common) | beside
+    loops = {frozenset(stage.reduced) for stage in stages} - {frozenset()}
+    loops = {axes for axes in loops if not axes <= resident}
+    if len(loops) > 1 or resident & batch or any(loop & (resident | everything) for loop in loops):
+        return None
+    loop = next((stage.reduced for stage in stages if frozenset(stage.reduced) in loops), ())
+    if frozenset(loop) & batch and not frozenset(loop) <= batch:
+        return None
+    groups = _resident_groups(summed, [axis for stage in stages for axis in stage.own if axis in resident])
+    if groups is None or any(prod(axis.size for axis in group) > MOST_RESIDENT for group in groups):
+        return None
+    spread = [axis for axis in stages[0].own if axis in common and axis not in resident]
+    tiles = _tiles([axis for axis in spread if axis not in batch], nested)
+    scalars = tuple(axis for axis in spread if not any(axis in tile for tile in tiles))
+    return Assignment(scalars, tiles, loop, bool(loop) and frozenset(loop) <= batch, groups)
+
+
+def _resident_groups(summed: list[Axes], own: list[Axis]) -> tuple[Axes, ...] | None:
+    """Resident axes that are iterated as one: those summed together, and neighbours that a stage owns."""
+    groups = list(summed)
+    taken = [axis for group in groups for axis in group]
+    if len(set(taken)) < len(taken):
+        return None
+    rest = tuple(dict.fromkeys(axis for axis in own if axis not in taken))
+    return (*groups, *((rest,) if rest else ()))
+
+
+def _tiles(spread: list[Axis], nested: Sequence[Node]) -> tuple[Axes, ...]:
+    """The axes programs have tiles of: of each side of an inner product the last ones, as many as make a tile."""
+    tiles: list[Axes] = []
+    for side in dict.fromkeys(frozenset(axes) for node in nested for axes in (node.detail.rows, node.detail.columns)):
+        tile: Axes = ()
+        for axis in reversed([axis for axis in spread if axis in side]):
+            if prod(a.size for a in tile) < 4 * SMALLEST:
+                tile = (axis, *tile)
+        if tile and tile not in tiles:
+            tiles.append(tile)
+    return tuple(tiles)
+
+
+# Blocks -----------------------------------------------------------------------------------------------------------------
+
+
+def _kernel_axes(found: Assignment, tile: int, step: int) -> tuple[KernelAxis, ...]:
+    """Every axis with its block: `tile` the extent of a program's rows, `step` that of a step of the loop."""
+    caps = (tile, step)
+    spread = [
+        KernelAxis(name, axes, "grid", _block(axes, cap))
+        for name, axes, cap in zip(("row", "column"), found.tiles, caps, strict=False)
+    ]
+    loop = [KernelAxis("inner", found.loop, "loop", 1 if found.scalar_loop else _block(found.loop, step))] if found.loop else []
+    names = ["width"] if len(found.resident) == 1 else [f"width_{i}" for i in range(len(found.resident))]
+    held = [
+        KernelAxis(name, axes, "resident", _block(axes, MOST_RESIDENT)) for name, axes in zip(names, found.resident, strict=True)
+    ]
+    batch = [KernelAxis("batch", found.batch, "grid", 1)] if found.batch else []
+    return (*batch, *spread, *loop, *held)
+
+
+def _block(axes: Axes, cap: int) -> int:
+    return max(SMALLEST, min(power_of_two(prod(axis.size for axis in axes)), cap))
+
+
+def _ordered(axes: tuple[KernelAxis, ...], products: Sequence[Node]) -> tuple[KernelAxis, ...] | None:
+    """The axes in the order in which tiles have them: fewest operands transposed, and none that is itself made of a product."""
+    fixed, free = [axis for axis in axes if axis.block == 1], [axis for axis in axes if axis.block > 1]
+    best: tuple[int, tuple[KernelAxis, ...]] | None = None
+    for order in itertools.permutations(free):
+        turned = _transposed(order, products)
+        if turned is not None and (best is None or turned < best[0]):
+            best = (turned, (*fixed, *order))
+    return best[1] if best else None
+
+
+def _transposed(order: tuple[KernelAxis, ...], products: Sequence[Node]) -> int | None:
+    """What transposing operands costs; None where one may not be, or a side of a product is no single tile axis."""
+    count = 0
+    for node in products:
+        places = [_places(order, axes) for axes in (node.detail.rows, node.detail.columns, node.detail.summed)]
+        if any(len(place) != 1 for place in places):
+            return None
+        row, column, summed = (place[0] for place in places)
+        first, second = node.operands if row < column else node.operands[::-1]
+        for operand, is_turned in ((first, min(row, column) > summed), (second, summed > max(row, column))):
+            if is_turned and any(inner.kind == "dot" for inner in walk([operand])):
+                return None
+            count += is_turned * (1 if operand.kind == "load" else COMPUTED)
+    return count
+
+
+def _places(order: tuple[KernelAxis, ...], axes: Axes) -> list[int]:
+    return [place for place, axis in enumerate(order) if set(axis.axes) & set(axes)]
+
+
+# Does it fit ------------------------------------------------------------------------------------------------------------
+
+
+def _extent(axes: tuple[KernelAxis, ...], over: frozenset[Axis]) -> int:
+    return prod(axis.block for axis in axes if frozenset(axis.axes) & over)
+
+
+def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage]) -> int:
+    """The fewest warps whose registers hold accumulators and inner products; 0 where eight do not."""
+    carried = sum(_extent(axes, _accumulated(stage.heavy)) for stage in stages if stage.heavy is not None)
+    inner = {(node.value.number, node.detail): _extent(axes, node.axes) for stage in stages for node in stage.nested}
+    alive = carried + sum(inner.values()) + max(inner.values())
+    return next((warps for warps in (4, 8) if alive <= REGISTERS_USED * 32 * warps), 0)
+
+
+def _accumulated(heavy: Node) -> frozenset[Axis]:
+    """The axes of what a reduction carries along its loop: a product its result, any other a lane for each of the tile's."""
+    return heavy.axes if heavy.kind == "dot" else heavy.operands[0].axes
+
+
+def _pipeline(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], setting: Setting) -> int:
+    """How many steps of the loop are loaded ahead: as many as shared memory holds, at most three; 0 where not even one fits."""
+    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    fixed = moving = 0
+    loads = {(access.buffer.number, access.offset): access for stage in stages for access in stage.accesses}
+    for access in loads.values():
+        size = _extent(axes, access.offset.axes) * access.buffer.dtype.itemsize
+        if access.offset.axes & looped:
+            moving += size
+        else:
+            fixed += size
+    return next((ahead for ahead in (3, 2, 1) if fixed + ahead * moving <= setting.device.shared_bytes), 0)

@@ -1,0 +1,93 @@
+"""Which products of matrices are cheaper to compute again wherever they are read than to keep in memory.
+
+Such a product never lies in memory: the kernels that read it hold its summed axis in the tile and multiply again, in the
+forward and in every owner of the backward. This is a question of bytes against flops; no operation is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from gradc import ops, structure, types
+from gradc.codegen.axes import summed_dims
+from gradc.codegen.device import Device
+from gradc.codegen.nodes import is_leaf
+from gradc.ir import Value, topological, users_of
+from gradc.leaves import Broadcast, Cast, Reshape
+
+RESIDENT_DEPTH = 256  # the longest summed axis that a tile holds whole
+MEMORY_WEIGHT = 4  # seconds of arithmetic taken for a second of memory traffic that keeps a large array out of memory
+LARGER = 2  # such a product has at least so many times the bytes of what it is made of
+
+HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
+VIEWS = (ops.Elementwise, Cast, Broadcast, Reshape, structure.Permute, structure.Slice, structure.Marker)
+
+
+def recomputed_products(outputs: Sequence[Value], device: Device) -> frozenset[Value]:
+    """The products of a program that are computed again by whatever reads them."""
+    values = topological(outputs)
+    users, wanted = users_of(values), frozenset(outputs)
+    return frozenset(
+        value for value in values if _is_cheap(value, device) and _only_reduced(value, users, wanted) and _is_safe(value, users)
+    )
+
+
+def _is_cheap(value: Value, device: Device) -> bool:
+    contract = value.operation
+    if is_leaf(value) or not isinstance(contract, structure.Contract):
+        return False
+    depth = prod(owner.shape[axis] for owner, axis in summed_dims(value))
+    rows = [label for label in contract.out if label not in contract.rhs]
+    columns = [label for label in contract.out if label not in contract.lhs]
+    sizes = dict(zip(contract.out, value.shape, strict=True))
+    sides = [prod(sizes[label] for label in part) for part in (rows, columns)]
+    if min(*sides, depth) <= 1 or depth > RESIDENT_DEPTH or not value.dtype.is_floating or value.dtype.itemsize > 4:
+        return False
+    size = value.dtype.itemsize
+    if value.size * size < LARGER * sum(x.size * x.dtype.itemsize for x in value.operands):
+        return False
+    computing = 2 * depth / (device.vector_rate if value.dtype == types.float32 else device.matrix_rate)
+    return computing < MEMORY_WEIGHT * 2 * size / device.bandwidth
+
+
+def _only_reduced(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value]) -> bool:
+    """Whether everything made of a product element by element ends in reductions."""
+    return all(
+        isinstance(user.operation, HEAVY) or (isinstance(user.operation, VIEWS) and user not in outputs)
+        for v in _derived(value, users)
+        for user in users[v]
+    ) and not any(v in outputs or not users[v] for v in _derived(value, users))
+
+
+def _derived(value: Value, users: Mapping[Value, list[Value]]) -> dict[Value, None]:
+    """A Value and what is computed from it without a reduction in between."""
+    found, stack = {value: None}, [value]
+    while stack:
+        for user in users[stack.pop()]:
+            if user not in found and not isinstance(user.operation, HEAVY):
+                found[user] = None
+                stack.append(user)
+    return found
+
+
+def _is_safe(value: Value, users: Mapping[Value, list[Value]]) -> bool:
+    """Not compared with a reduction of itself: computed again it may differ in the last bit, and equal nothing."""
+    derived = _derived(value, users)
+    reduced = {user for v in derived for user in users[v] if isinstance(user.operation, HEAVY)}
+    compared = (v for v in derived if v.dtype == types.bool_ and len(v.operands) > 1)
+    return not any(reduced & _made_of(v) for v in compared)
+
+
+def _made_of(value: Value) -> set[Value]:
+    """What a comparison's operands are computed from, as far as the nearest reductions."""
+    found: set[Value] = set()
+    stack: list[Value] = list(value.operands)
+    while stack:
+        x = stack.pop()
+        if x not in found:
+            found.add(x)
+            if not isinstance(x.operation, HEAVY) and not is_leaf(x):
+                stack.extend(x.operands)
+    return found
+
