@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from gradc import ops, structure, types
-from gradc.codegen.axes import summed_dims
+from gradc.codegen.axes import AxisMap, summed_dims
 from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
-from gradc.ir import Value, topological, users_of
+from gradc.codegen.stages import HEAVY, Stage
+from gradc.ir import Value, apply, on_behalf_of, topological, users_of
 from gradc.leaves import Broadcast, Cast, Reshape
 
 RESIDENT_DEPTH = 256  # the longest summed axis that a tile holds whole
 MEMORY_WEIGHT = 4  # seconds of arithmetic taken for a second of memory traffic that keeps a large array out of memory
 LARGER = 2  # such a product has at least so many times the bytes of what it is made of
 
-HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
 VIEWS = (ops.Elementwise, Cast, Broadcast, Reshape, structure.Permute, structure.Slice, structure.Marker)
 
 
@@ -91,3 +91,25 @@ def _made_of(value: Value) -> set[Value]:
                 stack.extend(x.operands)
     return found
 
+
+
+def folded_in_two(stage: Stage, axes: AxisMap) -> Value | None:
+    """A stage's reduction as one along a side of a product in its body, and then one of those results; None where there is no such.
+
+    The first has the axes of other reductions of that product and can share their loop; the second reads an array that has lost a side.
+    """
+    heavy = stage.heavy
+    if heavy is None or not isinstance(heavy.value.operation, structure.Reduce):
+        return None
+    operation, (x,) = heavy.value.operation, heavy.value.operands
+    folded = dict(zip(operation.axes, axes.domain(heavy.value)[1], strict=True))
+    for node in stage.nested:
+        for side in (node.detail.columns, node.detail.rows):
+            first = tuple(dim for dim, along in folded.items() if along and set(along) <= set(side))
+            if first and len(first) < len(folded) and {axis for dim in first for axis in folded[dim]} == set(side):
+                kept = [dim for dim in range(x.ndim) if dim not in first]
+                with on_behalf_of(heavy.value, heavy.value.note):
+                    partial = apply(structure.Reduce(operation.kind, first), x)
+                    rest = tuple(kept.index(dim) for dim in operation.axes if dim not in first)
+                    return apply(structure.Reduce(operation.kind, rest), partial)
+    return None

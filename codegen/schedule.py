@@ -14,7 +14,7 @@ from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
 from gradc.codegen.plan import Plan, Setting
-from gradc.codegen.recomputed import recomputed_products
+from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
 from gradc.codegen.roles import plan
 from gradc.codegen.stages import Stage, State, find_stages
 from gradc.ir import Graph, Value, apply, on_behalf_of
@@ -45,8 +45,16 @@ class Scheduled:
 
 def schedule(graph: Graph, device: Device = H200) -> list[Scheduled]:
     """The kernels of a prepared graph, in launch order."""
-    candidates = [_scheduled(graph, device, recomputed_products(graph.outputs, device)), _scheduled(graph, device, frozenset())]
-    return min(candidates, key=lambda kernels: sum(kernel.plan.seconds for kernel in kernels))
+    recomputed = recomputed_products(graph.outputs, device)
+    kept = _scheduled(graph, device, frozenset())
+    if not recomputed:
+        return kept
+    lean = _scheduled(graph, device, recomputed)
+    return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
+
+
+def _seconds(kernels: list[Scheduled]) -> float:
+    return sum(kernel.plan.seconds for kernel in kernels)
 
 
 def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value]) -> list[Scheduled]:
@@ -65,18 +73,26 @@ def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value]) -> li
 
 
 def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State, AxisMap, list[Stage]]:
-    """The stages still to be computed. Products inside a stage that has no plan of its own are kept in memory after all."""
+    """The stages still to be computed.
+
+    A reduction over more axes than one loop has is folded in two steps; products inside a stage that has no plan of its own
+    even so are kept in memory after all.
+    """
     while True:
         values = dict.fromkeys((*state.graph.values, *state.values()))
         axes = AxisMap(values, state.overrides, _tied_parts(done), state.recomputed)
         try:
             stages = find_stages(state, axes)
-            stuck = {node.value for stage in stages if stage.nested and not _fits(stage, state, device) for node in stage.nested}
         except NotSharedError as needed:
-            stuck = {needed.value}
+            state = replace(state, recomputed=state.recomputed - {needed.value})
+            continue
+        stuck = [stage for stage in stages if stage.nested and not _fits(stage, state, device)]
         if not stuck:
             return state, axes, stages
-        state = replace(state, recomputed=state.recomputed - stuck)
+        folded = {stage.heavy.value: folded_in_two(stage, axes) for stage in stuck if stage.heavy is not None}
+        lost = {node.value for stage in stuck if stage.heavy is None or folded[stage.heavy.value] is None for node in stage.nested}
+        steps = {value: steps for value, steps in folded.items() if steps is not None}
+        state = replace(state, recomputed=state.recomputed - lost, overrides={**state.overrides, **steps})
 
 
 def _fits(stage: Stage, state: State, device: Device) -> bool:
