@@ -18,7 +18,10 @@ from gradc.codegen.plan import KernelAxis, Plan, Setting, power_of_two
 from gradc.codegen.stages import Stage
 
 MOST_RESIDENT = 256  # extent of one resident axis
-REGISTERS_USED = 200  # 32-bit registers of a thread that tiles may take; the rest holds addresses and masks
+TILES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 32))  # extents of a program's rows and of a step of the loop
+WIDE_TILES = ((32, 32), (32, 16), (16, 16))  # the same where 32-bit operands are multiplied without a matrix unit
+REGISTERS_USED = 200  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
+OPERANDS_HELD = 384  # 32-bit operands of a thread that multiplies without a matrix unit; most of them are read as needed
 COMPUTED = 4  # transposing a computed operand moves it through memory; one that is loaded is only read another way
 SMALLEST = 16  # extent of a matrix unit's operand
 
@@ -43,12 +46,12 @@ def chained_plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan | 
         return
     products = [node for node in walk([stage.root for stage in stages]) if node.kind == "dot"]
     wide = max(node.dtype.itemsize for node in products) == 4
-    for tile, step in [(32, 32), (16, 16)] if wide else [(128, 64), (128, 32), (64, 64), (64, 32), (32, 32)]:
+    for tile, step in WIDE_TILES if wide else TILES:
         axes = _kernel_axes(found, tile, step)
         ordered = _ordered(axes, products)
         if ordered is None:
             continue
-        warps = _warps(ordered, stages)
+        warps = _wide_warps(ordered, stages, tile * step) if wide else _warps(ordered, stages)
         stages_ahead = _pipeline(ordered, stages, setting)
         if warps and stages_ahead:
             yield replace(finished_plan(stages, ordered, frozenset(), setting), warps=warps, pipeline=stages_ahead)
@@ -169,10 +172,24 @@ def _extent(axes: tuple[KernelAxis, ...], over: frozenset[Axis]) -> int:
 
 def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage]) -> int:
     """The fewest warps whose registers hold accumulators and inner products; 0 where eight do not."""
-    carried = sum(_extent(axes, _accumulated(stage.heavy)) for stage in stages if stage.heavy is not None)
+    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    rows = max((axis.block for axis in axes if axis.role == "grid"), default=1)
+    carried = [stage.heavy for stage in stages if stage.heavy is not None and frozenset(stage.reduced) & looped]
+    accumulators = sum(_extent(axes, _accumulated(heavy)) for heavy in carried)
     inner = {(node.value.number, node.detail): _extent(axes, node.axes) for stage in stages for node in stage.nested}
-    alive = carried + sum(inner.values()) + max(inner.values())
-    return next((warps for warps in (4, 8) if alive <= REGISTERS_USED * 32 * warps), 0)
+    for warps in (4, 8):
+        copies = max(1, 16 * warps // rows)  # a warp multiplies 16 rows: with fewer, several hold the same operands
+        if accumulators + copies * sum(inner.values()) + max(inner.values()) <= REGISTERS_USED * 32 * warps:
+            return warps
+    return 0
+
+
+def _wide_warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], tile: int) -> int:
+    """The same without a matrix unit: a thread holds the rows and columns of its square of the inner product."""
+    depth = max(_extent(axes, frozenset(node.detail.summed)) for stage in stages for node in stage.nested)
+    held = next((warps for warps in (4, 8) if 2 * (tile / (32 * warps)) ** 0.5 * depth <= OPERANDS_HELD), 0)
+    carried = _warps(axes, stages)
+    return max(held, carried) if held and carried else 0
 
 
 def _accumulated(heavy: Node) -> frozenset[Axis]:

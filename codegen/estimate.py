@@ -65,7 +65,7 @@ def _matrix_rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: 
         return device.vector_rate
     if any(stage.nested for stage in stages):
         rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
-        return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.5)
+        return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
     area = prod(axis.block for axis in axes if axis.role == "grid")
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
 
