@@ -122,7 +122,8 @@ def _kernel_axes(found: Assignment, tile: int, step: int) -> tuple[KernelAxis, .
     loop = [KernelAxis("inner", found.loop, "loop", 1 if found.scalar_loop else _block(found.loop, step))] if found.loop else []
     names = ["width"] if len(found.resident) == 1 else [f"width_{i}" for i in range(len(found.resident))]
     held = [
-        KernelAxis(name, axes, "resident", _block(axes, MOST_RESIDENT)) for name, axes in zip(names, found.resident, strict=True)
+        KernelAxis(name, axes, "resident", _block(axes, MOST_RESIDENT))
+        for name, axes in zip(names, found.resident, strict=True)
     ]
     batch = [KernelAxis("batch", found.batch, "grid", 1)] if found.batch else []
     return (*batch, *spread, *loop, *held)

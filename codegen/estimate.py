@@ -14,7 +14,6 @@ from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 
-
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 
 

@@ -6,6 +6,7 @@ one. Which statements stand in which loop is decided in `emit.py`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from gradc import types
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
+from gradc.codegen.narrow import Narrowing
 from gradc.codegen.nodes import Access, Guard, Node
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.positions import Positions
@@ -54,13 +56,11 @@ class Expressions:
         self.helpers: set[str] = set()
         self.uses = Counter([*(operand for node in nodes for operand in node.operands), *roots])
         self.accumulators: dict[Node, tuple[str, tuple[KernelAxis, ...]]] = {}
-        fed = Counter(
-            x for node in nodes if node.kind == "dot" for x in node.operands if x.kind == "load" and dtypes[x.value] == x.dtype
-        )
-        self.as_stored = {
-            load for load, times in fed.items() if times == self.uses[load]
-        }  # read for matrix units alone: not widened
+        factors = (x for node in nodes if node.kind == "dot" for x in node.operands)
+        self.as_stored = {x for x in factors if x.kind == "load" and dtypes[x.value] == x.dtype}  # matrix units take 16 bits
         self._node_names: dict[Node, str] = {}
+        self.narrow = Narrowing()
+        self.multiplies = any(node.kind == "dot" for node in nodes)
 
     # Header ----------------------------------------------------------------------------------------------------------
 
@@ -99,10 +99,17 @@ class Expressions:
             scope.at_depth(known.depth).known[node] = known
         return known
 
+    def widened(self, node: Node, scope: Scope) -> Variable:
+        """`node` as arithmetic takes it: what was read for a matrix unit in the dtype that is computed in."""
+        x = self.at(node, scope)
+        if node not in self.as_stored or node.dtype.compute == node.dtype:
+            return x
+        return Variable(f"{x.text}.to({triton_dtype(node.dtype.compute)})", x.axes, x.depth)
+
     def _make(self, node: Node, scope: Scope) -> Variable:
         if node.kind == "constant":
             return Variable(literal(node.detail, node.dtype), (), 0, constant=True)
-        operands = [self.at(x, scope) for x in node.operands]
+        operands = [self.at(x, scope) if node.kind == "dot" else self.widened(x, scope) for x in self.narrow.operands(node)]
         home = self._home(node, operands, scope)
         text, axes, binding = self._text(node, operands, home)
         named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
@@ -146,7 +153,8 @@ class Expressions:
             return self._load(node, axes, scope), axes, ATOM
         if node.kind == "position":
             text = self.positions.index_text(node.detail, axes, scope)
-            return f"tl.cast({text}, {triton_dtype(node.dtype)})", axes, ATOM
+            plain = node.dtype == types.int32 and axes and text.isidentifier()
+            return (text if plain else f"tl.cast({text}, {triton_dtype(node.dtype)})"), axes, ATOM
         if node.kind == "guard":
             return self.guard_text(node.detail, axes, scope), axes, 0
         if node.kind == "cast":
@@ -169,6 +177,8 @@ class Expressions:
             self._once(template, place, *pair, scope)
             for place, pair in zip("xyz", zip(node.operands, operands, strict=True), strict=False)
         ]
+        if template == "{x} / {y}" and self.multiplies and dtype.compute == types.float32:
+            operands, template = self._by_reciprocal(node, operands, axes, scope)
         left, right, result = bindings(template)
         typed = (
             all(x.constant for x in operands)
@@ -182,7 +192,25 @@ class Expressions:
             else x.expanded(axes, binding)
             for x, operand, binding in zip(operands, node.operands, (left, *(right,) * len(operands)), strict=False)
         ]
-        return row.spell(dtype, *texts), axes, result
+        spelt = row.spell(dtype, *texts) if template == row.spelling(dtype) else template.format(x=texts[0], y=texts[1])
+        return spelt, axes, result
+
+    def _by_reciprocal(
+        self, node: Node, operands: list[Variable], axes: tuple[KernelAxis, ...], scope: Scope
+    ) -> tuple[list[Variable], str]:
+        """A quotient beside products of matrices: multiplies where the divisor is a number or has fewer axes, inverted once for all."""
+        x, y = operands
+        if y.constant and abs(math.frexp(float(node.operands[1].detail))[0]) != 0.5:
+            return [x, Variable(f"(1.0 / {y.text})", (), 0)], "{x} * {y}"
+        if y.constant or len(y.axes) == len(axes):
+            return operands, "{x} / {y}"
+        key = ("reciprocal", node.operands[1])
+        inverse = scope.find(key)
+        if inverse is None:
+            home = scope.at_depth(y.depth)
+            inverse = home.known[key] = Variable(self.names.fresh("reciprocal"), y.axes, home.depth)
+            home.add(f"{inverse.text} = 1.0 / {y.operand(BINDING['/'] + 1)}")
+        return [x, inverse], "{x} * {y}"
 
     def _once(self, template: str, place: str, operand: Node, x: Variable, scope: Scope) -> Variable:
         """An operand that a template writes more than once is given a name first."""
@@ -303,7 +331,7 @@ class Expressions:
             return self._multiply(scope, node, name)
         kind = node.detail[0]
         body = node.operands[0]
-        x = self.at(body, scope)
+        x = self.widened(body, scope)
         folded = [k for k in axes if frozenset(k.axes) & frozenset(node.detail[1])]
         text, _ = self._only_inside(node, body, x, folded, scope)
         if text == x.text:

@@ -265,7 +265,9 @@ class Puller:
         x = self.at(value.operands[0], full)
         return Node("reduce", (x,), value.dtype, value, (operation.kind, flat), x.axes - set(flat))
 
-    def _contract(self, value: Value, contract: structure.Contract, index: Indices, summed: tuple[tuple[Axis, ...], ...]) -> Node:
+    def _contract(
+        self, value: Value, contract: structure.Contract, index: Indices, summed: tuple[tuple[Axis, ...], ...]
+    ) -> Node:
         """A product of matrices, or a sum of a product where one side is a vector. `index` is where in the result."""
         at = dict(zip(contract.out, index, strict=True))
         folded = [label for label in contract.lhs if label not in at]

@@ -92,7 +92,6 @@ def _made_of(value: Value) -> set[Value]:
     return found
 
 
-
 def folded_in_two(stage: Stage, axes: AxisMap) -> Value | None:
     """A stage's reduction as one along a side of a product in its body, and then one of those results; None where there is no such.
 

@@ -90,7 +90,9 @@ def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State,
         if not stuck:
             return state, axes, stages
         folded = {stage.heavy.value: folded_in_two(stage, axes) for stage in stuck if stage.heavy is not None}
-        lost = {node.value for stage in stuck if stage.heavy is None or folded[stage.heavy.value] is None for node in stage.nested}
+        lost = {
+            node.value for stage in stuck if stage.heavy is None or folded[stage.heavy.value] is None for node in stage.nested
+        }
         steps = {value: steps for value, steps in folded.items() if steps is not None}
         state = replace(state, recomputed=state.recomputed - lost, overrides={**state.overrides, **steps})
 
