@@ -15,8 +15,8 @@ from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
 from gradc.codegen.recomputed import recomputed_products
 from gradc.codegen.stages import HEAVY, storage_dtype
-from gradc.ir import Graph, Value, rebuild, topological
-from gradc.leaves import make_input
+from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
+from gradc.leaves import Reshape, make_input
 
 UNLIMITED = 1 << 60
 
@@ -63,6 +63,37 @@ def partition(
     made = tuple(r.value for r in residuals if not is_leaf(r.value) and r.value not in set(outputs))
     names = graph.output_names + tuple(value.name or "residual" for value in made)
     return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals)
+
+
+def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -> list[Value]:
+    """The gradients with every Value that an output is a mere view of read as a view of that output: it need not be kept too."""
+    views: dict[Value, Value] = {}
+    for output in outputs:
+        value = output
+        steps = []
+        while isinstance(value.operation, Reshape | structure.Permute) and value.operands[0].operands:
+            steps.append(value)
+            value = value.operands[0]
+        if steps and value not in views and value not in set(outputs):
+            with on_behalf_of(value):
+                views[value] = _undone(output, steps)
+    if not views:
+        return list(gradients)
+    forward = {value: value for value in topological(outputs)}
+    new = rebuild(gradients, forward | views)
+    return [new[value] for value in gradients]
+
+
+def _undone(view: Value, steps: Sequence[Value]) -> Value:
+    """The array that the steps, last one first, made `view` of."""
+    for step in steps:
+        (before,) = step.operands
+        if isinstance(step.operation, Reshape):
+            view = apply(Reshape(before.shape), view)
+        else:
+            view = apply(structure.Permute(tuple(step.operation.axes.index(i) for i in range(before.ndim))), view)
+        view.name = before.name
+    return view
 
 
 def _is_free(value: Value) -> bool:
