@@ -16,6 +16,7 @@ from gradc.codegen.explain import heading
 from gradc.codegen.module import HostFunction, buffer_identifiers, module_text, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
+from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
 from gradc.codegen.schedule import Scheduled, schedule
 from gradc.codegen.stages import storage_dtype
@@ -94,7 +95,7 @@ def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200) -> Pa
     )
     joint = prepare(normalise(joint, "after"))
     outputs, gradients = joint.outputs[: len(outputs)], joint.outputs[len(outputs) :]
-    gradients = read_through_outputs(outputs, gradients)
+    gradients = read_through_outputs(outputs, joined_sums(gradients, device))
     renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
     given = [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating]
     split = partition(renamed, outputs, given, gradients, device)

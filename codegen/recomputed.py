@@ -6,6 +6,7 @@ forward and in every owner of the backward. This is a question of bytes against 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -14,8 +15,9 @@ from gradc.codegen.axes import AxisMap, summed_dims
 from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
 from gradc.codegen.stages import HEAVY, Stage
-from gradc.ir import Value, apply, on_behalf_of, topological, users_of
+from gradc.ir import Value, apply, on_behalf_of, rebuild, topological, users_of
 from gradc.leaves import Broadcast, Cast, Reshape
+from gradc.ops import TABLE
 
 RESIDENT_DEPTH = 256  # the longest summed axis that a tile holds whole
 MEMORY_WEIGHT = 4  # seconds of arithmetic taken for a second of memory traffic that keeps a large array out of memory
@@ -112,3 +114,45 @@ def folded_in_two(stage: Stage, axes: AxisMap) -> Value | None:
                     rest = tuple(kept.index(dim) for dim in operation.axes if dim not in first)
                     return apply(structure.Reduce(operation.kind, rest), partial)
     return None
+
+
+def joined_sums(gradients: Sequence[Value], device: Device) -> list[Value]:
+    """Gradients in which Σ_i g_i·(Σ_j y_ij) is Σ_ij g_i·y_ij wherever y is made of a recomputed product.
+
+    The inner sums are then no array of their own; they would be nearly as large as the product. Sums may round differently.
+    """
+    users = users_of(topological(gradients))
+    products = recomputed_products(gradients, device)
+    made = {value for product in products for value in _derived(product, users)}
+
+    def rule(value: Value) -> Value:
+        found = _inner_sum(value, users, made)
+        if found is None:
+            return value
+        with on_behalf_of(value, value.note):
+            return _joined(value, *found)
+
+    new = rebuild(gradients, {}, rule)
+    return [new[value] for value in gradients]
+
+
+def _inner_sum(value: Value, users: Mapping[Value, list[Value]], made: set[Value]) -> tuple[Value, Value] | None:
+    """The sum under a summed product, and the other factor, where it is only used there."""
+    if not _is_sum(value) or value.operands[0].operation is not TABLE["multiply"]:
+        return None
+    for inner, other in itertools.permutations(value.operands[0].operands):
+        if _is_sum(inner) and inner.operands[0] in made and len(users.get(inner, ())) == 1:
+            return inner, other
+    return None
+
+
+def _is_sum(value: Value) -> bool:
+    return isinstance(value.operation, structure.Reduce) and value.operation.kind == "sum"
+
+
+def _joined(value: Value, inner: Value, other: Value) -> Value:
+    (x,) = inner.operands
+    kept = [axis for axis in range(x.ndim) if axis not in inner.operation.axes]
+    spread = apply(Broadcast(x.shape, tuple(kept)), other)
+    axes = sorted((*inner.operation.axes, *(kept[axis] for axis in value.operation.axes)))
+    return apply(structure.Reduce("sum", tuple(axes)), apply(TABLE["multiply"], x, spread))
