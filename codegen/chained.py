@@ -20,8 +20,10 @@ from gradc.codegen.stages import Stage
 MOST_RESIDENT = 256  # extent of one resident axis
 TILES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 32))  # extents of a program's rows and of a step of the loop
 WIDE_TILES = ((32, 32), (32, 16), (16, 16))  # the same where 32-bit operands are multiplied without a matrix unit
-REGISTERS_USED = 200  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
-OPERANDS_HELD = 384  # 32-bit operands of a thread that multiplies without a matrix unit; most of them are read as needed
+REGISTERS_USED = 190  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
+WIDE_REGISTERS = (
+    430  # the same with the operands of a thread that multiplies without a matrix unit; it reads most of them as needed
+)
 COMPUTED = 4  # transposing a computed operand moves it through memory; one that is loaded is only read another way
 SMALLEST = 16  # extent of a matrix unit's operand
 
@@ -51,7 +53,7 @@ def chained_plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan | 
         ordered = _ordered(axes, products)
         if ordered is None:
             continue
-        warps = _wide_warps(ordered, stages, tile * step) if wide else _warps(ordered, stages)
+        warps = _warps(ordered, stages, wide)
         stages_ahead = _pipeline(ordered, stages, setting)
         if warps and stages_ahead:
             yield replace(finished_plan(stages, ordered, frozenset(), setting), warps=warps, pipeline=stages_ahead)
@@ -149,9 +151,9 @@ def _transposed(order: tuple[KernelAxis, ...], products: Sequence[Node]) -> int 
     count = 0
     for node in products:
         places = [_places(order, axes) for axes in (node.detail.rows, node.detail.columns, node.detail.summed)]
-        if any(len(place) != 1 for place in places):
+        row, column, summed = (place[0] if len(place) == 1 else None for place in places)
+        if row is None or column is None or summed is None or len({row, column, summed}) < 3:
             return None
-        row, column, summed = (place[0] for place in places)
         first, second = node.operands if row < column else node.operands[::-1]
         for operand, is_turned in ((first, min(row, column) > summed), (second, summed > max(row, column))):
             if is_turned and any(inner.kind == "dot" for inner in walk([operand])):
@@ -171,26 +173,27 @@ def _extent(axes: tuple[KernelAxis, ...], over: frozenset[Axis]) -> int:
     return prod(axis.block for axis in axes if frozenset(axis.axes) & over)
 
 
-def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage]) -> int:
+def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], wide: bool) -> int:
     """The fewest warps whose registers hold accumulators and inner products; 0 where eight do not."""
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     rows = max((axis.block for axis in axes if axis.role == "grid"), default=1)
     carried = [stage.heavy for stage in stages if stage.heavy is not None and frozenset(stage.reduced) & looped]
+    nested = {(node.value.number, node.detail): node for stage in stages for node in stage.nested}
     accumulators = sum(_extent(axes, _accumulated(heavy)) for heavy in carried)
-    inner = {(node.value.number, node.detail): _extent(axes, node.axes) for stage in stages for node in stage.nested}
+    inner = [_extent(axes, node.axes) for node in nested.values()]
+    tiles = accumulators + sum(inner) + max(inner)
+    outside = sum(_extent(axes, x.axes) // 2 for node in nested.values() for x in node.operands if not x.axes & looped)
+    depth = max(_extent(axes, frozenset(node.detail.summed)) for node in nested.values())
     for warps in (4, 8):
-        copies = max(1, 16 * warps // rows)  # a warp multiplies 16 rows: with fewer, several hold the same operands
-        if accumulators + copies * sum(inner.values()) + max(inner.values()) <= REGISTERS_USED * 32 * warps:
+        threads = 32 * warps
+        if wide:  # a thread of a product without a matrix unit reads the rows and columns of its square
+            fits = tiles / threads + 2 * (max(inner) / threads) ** 0.5 * depth <= WIDE_REGISTERS
+        else:  # a warp multiplies 16 rows: with fewer, several hold the same operands
+            copies = max(1, 16 * warps // rows)
+            fits = tiles + (copies - 1) * (sum(inner) + outside) <= REGISTERS_USED * threads
+        if fits:
             return warps
     return 0
-
-
-def _wide_warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], tile: int) -> int:
-    """The same without a matrix unit: a thread holds the rows and columns of its square of the inner product."""
-    depth = max(_extent(axes, frozenset(node.detail.summed)) for stage in stages for node in stage.nested)
-    held = next((warps for warps in (4, 8) if 2 * (tile / (32 * warps)) ** 0.5 * depth <= OPERANDS_HELD), 0)
-    carried = _warps(axes, stages)
-    return max(held, carried) if held and carried else 0
 
 
 def _accumulated(heavy: Node) -> frozenset[Axis]:

@@ -19,7 +19,7 @@ from gradc.structure import Contract, Marker, Permute, Reduce, StopGradient
 class Growth:
     """How a Value changes with r: by adding amount·r ("shift") or multiplying by exp(amount·r) ("scale").
 
-    `axes[i]` is the dimension of the Value that runs along dimension i of r.
+    `axes[i]` is the dimension of the Value that runs along the i-th dimension of r that is longer than 1.
     """
 
     kind: str
@@ -57,7 +57,7 @@ def _is_irrelevant(root: Value, users: dict[Value, list[Value]], outputs: set[Va
     """Whether no output depends on `root`: its growth dies out on every path. Walks no further than it lives."""
     if all(isinstance(user.operation, StopGradient) for user in users[root]) or root in outputs:
         return False
-    growths = {root: Growth("shift", 1.0, tuple(range(root.ndim)))}
+    growths = {root: Growth("shift", 1.0, tuple(axis for axis, size in enumerate(root.shape) if size != 1))}
     waiting = {user.number: user for user in users[root]}
     try:
         while waiting:
