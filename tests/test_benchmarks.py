@@ -135,7 +135,7 @@ def test_the_products_of_bfloat16_use_tensor_cores():
     kernels = {
         name: [run.is_product(kernel) for kernel in workload(name).lower().kernels] for name in ("mlp2", "attention_naive")
     }
-    assert all(sum(found) >= 4 for found in kernels.values()), kernels
+    assert all(sum(found) >= 2 for found in kernels.values()), kernels
 
 
 def test_problems_are_found():
