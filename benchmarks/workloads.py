@@ -70,8 +70,8 @@ class Workload:
         return [gradc.spec(argument.dimensions(sizes), argument.dtype) for argument in self.arguments]
 
     def lower(self, sizes: Mapping[str, int] | None = None) -> gradc.Lowered:
-        """The workload lowered with its gradient, at its full sizes unless told others."""
-        return gradc.compile(self.function).lower(*self.specs(sizes or self.full), wrt=self.wrt)
+        """The workload lowered with its gradient for an H200, at its full sizes unless told others."""
+        return gradc.compile(self.function).lower(*self.specs(sizes or self.full), wrt=self.wrt, device="H200")
 
 
 # Norms --------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from math import prod
 from gradc import structure
 from gradc.codegen.index import Axis, Index, of_axis
 from gradc.ir import Value
-from gradc.leaves import Broadcast, Reshape
+from gradc.leaves import Broadcast, Reshape, constant_of
 
 Dim = tuple[Value, int]
 
@@ -69,9 +69,20 @@ def tied_dims(value: Value) -> Iterator[tuple[Dim, Dim]]:
     elif isinstance(operation, Reshape):
         return
     else:
-        pairs = [(o, i, i) for o, operand in enumerate(value.operands) for i in range(operand.ndim)]
+        pairs = [(o, i, i) for o, operand in enumerate(value.operands) for i in range(operand.ndim) if _says(operand, i)]
     for position, i, j in pairs:
         yield (value.operands[position], i), (value, j)
+
+
+def _says(operand: Value, dim: int) -> bool:
+    """Whether a dimension of an operand says what its users have in common: one that a constant or a row is stretched along does not.
+
+    A scalar that is read does: arrays updated with the same one are worth going over together.
+    """
+    if not isinstance(operand.operation, Broadcast):
+        return True
+    (x,) = operand.operands
+    return constant_of(x) is None if not x.shape else dim in operand.operation.axes
 
 
 def _tied_labels(value: Value, contract: structure.Contract) -> Iterator[tuple[Dim, Dim]]:
@@ -103,7 +114,8 @@ class AxisMap:
     """The axes of every dimension of every Value of a program (`axes_of`), and the axes each one is computed over (`domain`).
 
     `overrides` says that a Value is computed as another one of the same shape (a sum as the sum of its partial sums);
-    `ties` are further dimensions that move together; `recomputed` are products that may be computed at any place.
+    `ties` are further dimensions that move together; `recomputed` are products that may be computed at any place. Products of at
+    most `small_product` multiplications do without the matrix unit.
     """
 
     def __init__(
@@ -112,7 +124,9 @@ class AxisMap:
         overrides: Mapping[Value, Value] | None = None,
         ties: Iterable[tuple[Dim, Dim]] = (),
         recomputed: frozenset[Value] = frozenset(),
+        small_product: int = 0,
     ):
+        self.small_product = small_product
         self.values = list(values)
         self.overrides, self.recomputed = dict(overrides or {}), recomputed
         self.families = Families()

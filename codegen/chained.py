@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.estimate import finished_plan
-from gradc.codegen.index import Axis
+from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Node, walk
-from gradc.codegen.plan import KernelAxis, Plan, Setting, power_of_two
+from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
 
 MOST_RESIDENT = 256  # extent of one resident axis

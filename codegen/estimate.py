@@ -1,81 +1,101 @@
-"""What a kernel costs on a device: bytes, flops and occupancy make seconds. Completes a plan whose roles are decided.
+"""What a kernel costs on a device: bytes, arithmetic and occupancy make seconds. Completes a plan whose roles are decided.
 
-A kernel's traffic counts each array once, and again for each further pass over a looped axis.
+A kernel's traffic counts each array once, and again for each further pass over a looped axis, unless the rows of all the
+programs in flight stay in the cache meanwhile. Its time is that of the slowest of four: memory, the cache that programs share,
+arithmetic, and the tiles that one program goes through one after another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.device import Device
-from gradc.codegen.plan import KernelAxis, Plan, Setting
-from gradc.codegen.stages import Stage, operations, storage_dtype
+from gradc.codegen.index import Axis
+from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting
+from gradc.codegen.stages import Stage, storage_dtype
 from gradc.ir import Value
 
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
+OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
+OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
+MOST_THREADS = 1024  # of one program
+MOST_RESIDENT = 16  # programs of one processor
+CACHE_SHARE = 0.5  # of the cache that rows can count on: the rest holds what is written and what is read once
 
 
 def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> Plan:
+    """The plan with these roles: what it stores and reads, its warps, and its seconds."""
+    axes = _named(axes)
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
-    passes = _passes(stages, axes)
-    inside = {stage.value for stage in stages}
-    reads: dict[Value, int] = {}
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
-    for stage in stages:
-        for access in stage.accesses:
-            if access.buffer not in inside:
-                times = passes if access.offset.axes & looped else 1
-                reads[access.buffer] = max(reads.get(access.buffer, 0), times)
-    flops = _flops(stages)
+    multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
+    arrays = _arrays(stages, axes, setting)
     programs = prod(axis.programs for axis in axes)
+    needed = _registers(stages, axes, partial, arrays, warps, setting.device)
+    flying = min(programs, setting.device.processors * _resident(needed, warps, setting.device))
+    passes = _passes(stages, axes)
+    again = 1 if passes == 1 or _stays_in_cache(arrays, flying, setting.device) else passes
+    reads = {array.value: again if array.looped else 1 for array in arrays}
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
-    moved = written + sum(_read_bytes(buffer, setting) * times for buffer, times in reads.items())
-    rate = _matrix_rate(stages, axes, setting.device) if any(map(is_product, stages)) else setting.device.vector_rate
-    seconds = _seconds(moved, flops / rate, programs, bool(partial), setting.device)
-    named = _named(axes)
-    return Plan(
-        tuple(stages),
-        named,
-        partial,
-        stored,
-        _warps(named, stages),
-        3 if any(map(is_product, stages)) else 1,
-        tuple(reads.items()),
-        seconds,
-        flops,
+    moved = written + sum(array.bytes * reads[array.value] for array in arrays)
+    shared = written + sum(array.bytes * (passes if array.looped else 1) * array.readers for array in arrays)
+    flops = _flops(stages, axes)
+    tiles = prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
+    bounds = Bounds(
+        moved / setting.device.bandwidth,
+        0.0 if multiplies else shared / setting.device.cache_bandwidth,
+        flops / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
+        tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
+        (2 if partial else 1) * setting.device.launch_seconds,
     )
-
-
-def _flops(stages: Sequence[Stage]) -> int:
-    """Arithmetic operations; what several stages of a kernel compute at the same axes is computed once."""
-    distinct = {(node.kind, node.value.number, str(node.detail)): node for stage in stages for node in stage.nodes}
-    return sum(map(operations, distinct.values()))
+    pipeline = OPERANDS_AHEAD if multiplies else 1
+    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops)
 
 
 def is_product(stage: Stage) -> bool:
-    return any(node.kind == "dot" for node in stage.nodes)
+    """Whether a stage multiplies matrices, in its reduction or inside its body."""
+    return bool(stage.nested) or (stage.heavy is not None and stage.heavy.kind == "dot")
 
 
-def _matrix_rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:
-    """Operations per second of products: a tile half as large reads its operands twice as often."""
-    if any(node.kind == "dot" and node.dtype.itemsize == 4 for stage in stages for node in stage.nodes):
-        return device.vector_rate
-    if any(stage.nested for stage in stages):
-        rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
-        return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
-    area = prod(axis.block for axis in axes if axis.role == "grid")
-    return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
+# Bytes --------------------------------------------------------------------------------------------------------------
 
 
-def _seconds(moved: int, computing: float, programs: int, merges: bool, device: Device) -> float:
-    busy = min(1.0, programs / device.processors)
-    return max(moved / device.bandwidth, computing) / busy + (2 if merges else 1) * device.launch_seconds
+@dataclass(frozen=True, eq=False)
+class Array:
+    """An array a kernel reads: its bytes in memory, elements and bytes of one tile, bytes of a program's row, and how many programs read each."""
+
+    value: Value
+    bytes: int
+    elements: int
+    tile: int
+    row: int
+    readers: int
+    looped: bool
 
 
-def _read_bytes(buffer: Value, setting: Setting) -> int:
-    return touched(buffer) * storage_dtype(buffer, setting.outputs).itemsize
+def _arrays(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], setting: Setting) -> list[Array]:
+    inside = {stage.value for stage in stages}
+    along: dict[Value, frozenset[Axis]] = {}
+    for stage in stages:
+        for access in stage.accesses:
+            if access.buffer not in inside:
+                along[access.buffer] = along.get(access.buffer, frozenset()) | access.offset.axes
+    return [_array(value, [not own.isdisjoint(k.covers) for k in axes], axes, setting) for value, own in along.items()]
+
+
+def _array(value: Value, along: list[bool], axes: tuple[KernelAxis, ...], setting: Setting) -> Array:
+    itemsize = storage_dtype(value, setting.outputs).itemsize
+    tile = row = itemsize
+    readers, looped = 1, False
+    for axis, varies in zip(axes, along, strict=True):
+        if not varies:
+            readers *= axis.programs
+            continue
+        tile *= axis.block
+        row *= axis.size if axis.role == "loop" else axis.block
+        looped = looped or axis.role == "loop"
+    return Array(value, touched(value) * itemsize, tile // itemsize, tile, row, readers, looped)
 
 
 def touched(buffer: Value) -> int:
@@ -93,30 +113,113 @@ def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset
     return 2 * parts * stage.value.size * stage.value.dtype.compute.itemsize
 
 
+def _stays_in_cache(arrays: Sequence[Array], flying: int, device: Device) -> bool:
+    """Whether the rows of all programs in flight are still in the cache when they are gone over again."""
+    return flying * sum(array.row for array in arrays if array.looped) <= CACHE_SHARE * device.cache_bytes
+
+
 def _passes(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
     """How many times a looped axis is gone along: once per reduction that waits for another, once more to write along it."""
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     if not looped:
         return 1
-    level: dict[Value, int] = {}
+    finished: dict[Value, int] = {}  # how many passes a stage's result has to wait for
+    passes = 1
     for stage in stages:
-        before = max((level[value] for value in stage.needs if value in level), default=0)
-        along = bool(looped & stage.axes) if stage.heavy is not None else bool(looped & frozenset(stage.own))
-        level[stage.value] = before + (1 if along else 0)
-    return max(1, *level.values())
+        before = max((finished[value] for value in stage.needs if value in finished), default=0)
+        finished[stage.value] = before + (not looped.isdisjoint(stage.reduced))
+        if not looped.isdisjoint(stage.axes):
+            passes = max(passes, before + 1)
+    return passes
+
+
+# Arithmetic and occupancy -------------------------------------------------------------------------------------------
+
+
+def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
+    """Operations of all programs: what stages have in common once, what several programs compute as often."""
+    found: dict[tuple, int] = {}
+    for stage in stages:
+        repeated = prod(axis.programs for axis in axes if stage.axes.isdisjoint(axis.covers))
+        found.update({key: count * repeated for key, count in stage.operations.items()} if repeated > 1 else stage.operations)
+    return sum(found.values())
+
+
+def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:
+    """Operations per second of all processors. Of products: a tile half as large reads its operands twice as often."""
+    products = [node for stage in stages if is_product(stage) for node in stage.nodes if node.kind == "dot"]
+    if not products or any(product.dtype.itemsize == 4 for product in products):
+        return device.double_rate if any(stage.value.dtype.itemsize == 8 for stage in stages) else device.vector_rate
+    if any(stage.nested for stage in stages):
+        rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
+        return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
+    area = prod(axis.block for axis in axes if axis.role == "grid")
+    return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
+
+
+def _busy(programs: int, device: Device) -> float:
+    """The fraction of processors at work, on average over the waves of programs."""
+    waves = -(-programs // device.processors)
+    return programs / (waves * device.processors)
+
+
+def _rounds(axis: KernelAxis, passes: int) -> int:
+    """The tiles one program goes through along an axis."""
+    return {"loop": passes * axis.tiles, "split": -(-axis.tiles // axis.programs)}.get(axis.role, 1)
+
+
+def registers(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> int:
+    """About how many 32-bit registers a program takes."""
+    return _registers(
+        stages, axes, partial, _arrays(stages, axes, setting), _warps(axes, stages, setting.device), setting.device
+    )
+
+
+def _registers(
+    stages: Sequence[Stage],
+    axes: tuple[KernelAxis, ...],
+    partial: frozenset[Value],
+    arrays: Sequence[Array],
+    warps: int,
+    device: Device,
+) -> int:
+    """What is read, what is summed up over loops, what is being computed, and what every thread takes besides.
+
+    A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count.
+    """
+    tiles = [_tile(stage, axes) for stage in stages]
+    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    sums = sum(
+        tile
+        for stage, tile in zip(stages, tiles, strict=True)
+        if stage.value in partial or not looped.isdisjoint(stage.reduced)
+    )
+    largest = max((array.elements for array in arrays), default=1)
+    computing = max(max(tiles, default=1), sum(tile for tile in tiles if tile > largest))
+    return sum(array.tile for array in arrays) // 4 + computing + sums + OTHER_REGISTERS * warps * device.warp
+
+
+def _resident(needed: int, warps: int, device: Device) -> int:
+    """The programs one processor holds at once, by their registers and warps."""
+    return max(1, min(device.registers // needed, device.most_warps // warps, MOST_RESIDENT))
 
 
 def held_tile(stages: Sequence[Stage], held: tuple[KernelAxis, ...]) -> int:
     """Elements of the largest tile any one stage holds along the inner axes."""
-    return max((prod(axis.block for axis in held if frozenset(axis.axes) & stage.axes) for stage in stages), default=1)
+    return max((_tile(stage, held) for stage in stages), default=1)
 
 
-def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage]) -> int:
+def _tile(stage: Stage, axes: tuple[KernelAxis, ...]) -> int:
+    return prod(axis.block for axis in axes if not stage.axes.isdisjoint(axis.covers))
+
+
+def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], device: Device) -> int:
+    """16 elements of the largest tile a thread, in warps that a program may have."""
     if any(map(is_product, stages)):
         area = prod(axis.block for axis in axes if axis.role == "grid")
         return 8 if area >= 128 * 64 else 4
     tile = held_tile(stages, axes)
-    return max(1, min(32, tile // 512))
+    return max(1, min(MOST_THREADS // device.warp, tile // (16 * device.warp)))
 
 
 def _named(axes: tuple[KernelAxis, ...]) -> tuple[KernelAxis, ...]:

@@ -179,6 +179,8 @@ class Expressions:
         ]
         if template == "{x} / {y}" and self.multiplies and dtype.compute == types.float32:
             operands, template = self._by_reciprocal(node, operands, axes, scope)
+        if row.name == "multiply" and is_product_pattern(operands[0].axes, operands[1].axes, axes):
+            operands.reverse()
         left, right, result = bindings(template)
         typed = (
             all(x.constant for x in operands)
@@ -435,6 +437,14 @@ def _precision(node: Node) -> str:
 
 
 ZERO_WHERE_OPERANDS_ARE = frozenset(("add", "subtract", "multiply", "negative", "square", "abs", "sign"))
+
+
+def is_product_pattern(left: tuple[KernelAxis, ...], right: tuple[KernelAxis, ...], axes: tuple[KernelAxis, ...]) -> bool:
+    """Whether Triton takes the sum over the middle axis of a product for `tl.dot(left, right)`, whose float32 is TF32 then.
+
+    It does (CombineBroadcastMulReducePattern, Triton 3.6) where the left operand lacks the last axis and the right one the first.
+    """
+    return len(axes) == 3 and axes[2] not in left and axes[0] not in right
 
 
 def is_vector(axis: KernelAxis) -> bool:

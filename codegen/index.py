@@ -179,3 +179,8 @@ def unflatten(flat: Index, sizes: tuple[int, ...]) -> Iterator[Index]:
         inner //= max(size, 1)
         quotient = floor_divide(flat, inner)
         yield quotient if position == 0 or all(n == 1 for n in sizes[:position]) else modulo(quotient, size)
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size` (1 for 0)."""
+    return 1 << max(0, size - 1).bit_length()

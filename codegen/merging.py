@@ -73,7 +73,7 @@ class Merger:
         for group in dict.fromkeys(self.group.values()):
             self._offer(group)
         while self.savings:
-            (a, b), saved = max(self.savings.items(), key=lambda item: (item[1], -item[0][0].position))
+            (a, b), saved = max(self.savings.items(), key=_most)
             if saved <= 0:
                 break
             if self._makes_cycle(frozenset((*a.members, *b.members))):  # because of an earlier merge
@@ -188,6 +188,12 @@ class Merger:
         if merged.plan is None or a.plan is None or b.plan is None:
             return "no role for every axis suits both"
         return f"one kernel would take {1e6 * (merged.plan.seconds - a.plan.seconds - b.plan.seconds):.1f} µs longer"
+
+
+def _most(offer: tuple[tuple[Group, Group], float]) -> tuple[float, int, int]:
+    """The merge that saves most; of equals the earliest in the program, so that every run chooses the same."""
+    (a, b), saved = offer
+    return saved, -a.position, -b.position
 
 
 def indirect_needs(stages: Sequence[Stage], done: Sequence[Any]) -> dict[Value, frozenset[Value]]:

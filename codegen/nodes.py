@@ -15,6 +15,7 @@ from typing import Any
 from gradc import ops, structure, types
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Datum, Index, Part, flatten, floor_divide, modulo, of_axis, term_axes, unflatten
+from gradc.codegen.small import multiplications
 from gradc.errors import UnsupportedError
 from gradc.ir import Value
 from gradc.leaves import Broadcast, Cast, Constant, Input, Iota, Literal, Reshape
@@ -283,12 +284,20 @@ class Puller:
         rows = axes(label for label in contract.out if label not in contract.rhs)
         columns = axes(label for label in contract.out if label not in contract.lhs)
         flat = axes(folded)
-        if rows and columns and flat and value.dtype.is_floating and value.dtype.itemsize <= 4:
+        large = multiplications(value) > self.axes.small_product
+        if rows and columns and flat and value.dtype.is_floating and value.dtype.itemsize <= 4 and large:
             if set(rows) & set(columns):
                 raise NotSharedError(value)
             return Node("dot", (a, b), value.dtype, value, Dot(rows, columns, flat), frozenset(axes(contract.out)))
-        product = self._apply(value, ops.TABLE["multiply"], [a, b])
+        product = self._apply(value, ops.TABLE["multiply"], [_rounded(a), _rounded(b)])
         return Node("reduce", (product,), value.dtype, value, ("sum", flat), product.axes - set(flat))
+
+
+def _rounded(operand: Node) -> Node:
+    """An operand of a product as its dtype holds it, which is what the matrix unit would be given."""
+    if operand.kind in ("load", "constant") or operand.dtype.compute == operand.dtype:
+        return operand
+    return Node("cast", (operand,), operand.dtype, operand.value, operand.dtype, operand.axes)
 
 
 def _beside(summed: tuple[tuple[Axis, ...], ...], index: Indices) -> tuple[tuple[Axis, ...], ...]:

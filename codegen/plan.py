@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from gradc.codegen.device import Device
@@ -26,11 +27,11 @@ class KernelAxis:
     block: int
     parts: int = 1
 
-    @property
+    @cached_property
     def size(self) -> int:
         return prod(axis.size for axis in self.axes)
 
-    @property
+    @cached_property
     def tiles(self) -> int:
         return max(1, -(-self.size // self.block))
 
@@ -38,9 +39,38 @@ class KernelAxis:
     def overhangs(self) -> bool:
         return self.size % self.block != 0 or self.size == 0
 
-    @property
+    @cached_property
     def programs(self) -> int:
-        return {"grid": self.tiles, "split": min(self.parts, self.tiles)}.get(self.role, 1)
+        if self.role == "grid":
+            return self.tiles
+        return min(self.parts, self.tiles) if self.role == "split" else 1
+
+    @cached_property
+    def covers(self) -> frozenset[Axis]:
+        return frozenset(self.axes)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds that each thing a kernel needs takes by itself; they overlap, but for launching.
+
+    `rounds` is the time of a program's tiles one after another, however little each moves.
+    """
+
+    memory: float
+    cache: float
+    arithmetic: float
+    rounds: float
+    launch: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.memory, self.cache, self.arithmetic, self.rounds) + self.launch
+
+    @property
+    def largest(self) -> str:
+        """What bounds the kernel."""
+        return max(("launch", "memory", "cache", "arithmetic", "rounds"), key=lambda name: getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +84,12 @@ class Plan:
     warps: int
     pipeline: int
     reads: tuple[tuple[Value, int], ...]
-    seconds: float
+    bounds: Bounds
     flops: int
+
+    @property
+    def seconds(self) -> float:
+        return self.bounds.seconds
 
     @property
     def is_product(self) -> bool:
@@ -69,8 +103,3 @@ class Setting:
     kept: frozenset[Value]
     outputs: frozenset[Value]
     device: Device
-
-
-def power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size` (1 for 0)."""
-    return 1 << max(0, size - 1).bit_length()

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from math import prod
 
 from gradc.codegen.estimate import finished_plan
+from gradc.codegen.index import power_of_two
 from gradc.codegen.nodes import Dot, Node, walk
-from gradc.codegen.plan import KernelAxis, Plan, Setting, power_of_two
+from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 

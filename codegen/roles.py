@@ -6,14 +6,16 @@ which axes can be iterated as one in `runs.py`. Nothing is emitted here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
 from math import prod
 
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
-from gradc.codegen.estimate import finished_plan, held_tile
-from gradc.codegen.index import Axis
-from gradc.codegen.plan import KernelAxis, Plan, Setting, power_of_two
+from gradc.codegen.estimate import finished_plan, held_tile, registers
+from gradc.codegen.index import Axis, power_of_two
+from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
 from gradc.codegen.runs import memory_order, runs_of, status_of
 from gradc.codegen.stages import Stage
@@ -22,6 +24,9 @@ from gradc.ir import Value
 LIVE_ELEMENTS = 49152  # elements a program can hold in registers, over all tiles alive at once
 ROW_TILE = 2048  # elements a program should at least work on
 ALONG_MEMORY = 32  # elements a tile has at least along the axis that is contiguous in memory, so that loads are wide
+WIDE = (128, 32)  # elements of a tile along memory where the sum goes across it: fewer leave more programs for fewer parts
+LARGER = (1, 2, 4, 8)  # times that: programs that go through tile after tile need more of it under way
+PRODUCT_TILES = 2  # tiles alive where a tile is larger than any array: a product before it is summed, and its operands
 REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
@@ -29,11 +34,11 @@ def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
     products = [stage for stage in stages if stage.heavy is not None and stage.heavy.kind == "dot"]
     if any(stage.nested for stage in stages):
-        plans = list(chained_plans(stages, setting))
+        plans: Iterable[Plan | None] = chained_plans(stages, setting)
     elif products:
         plans = [product_plan(stages, products, setting)]
     else:
-        plans = [_row_plan(stages, grid, setting) for grid in _grids(stages)]
+        plans = (p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))
     return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
 
 
@@ -54,21 +59,20 @@ def scanned_axes(stage: Stage) -> frozenset[Axis]:
     return frozenset(stage.heavy.detail[0]) if stage.heavy is not None and stage.heavy.kind == "scan" else frozenset()
 
 
-def _row_plan(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting) -> Plan | None:
+def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting) -> Iterator[Plan]:
+    """The plans that spread exactly these axes over programs: tiles and parts of different sizes."""
     partial = _partial_stages(stages, grid)
     if partial is None:
-        return None
+        return
     order = memory_order(stages)
-    inner = [axis for axis in order if axis not in grid]
     split = frozenset(axis for stage in stages if stage.value in partial for axis in stage.reduced if axis in grid)
-    held = _inner_axes(stages, inner, partial)
-    if held is None:
-        return None
-    outer = _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device)
-    if outer is None:
-        return None
-    axes = sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1]))
-    return finished_plan(stages, tuple(axes), partial, setting)
+    if len({status_of(stages, axis) for axis in split}) > 1:
+        return
+    for longer, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
+        for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
+            axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
+            if not (longer or larger) or registers(stages, axes, partial, setting) <= LIVE_ELEMENTS:
+                yield finished_plan(stages, axes, partial, setting)
 
 
 def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset[Value] | None:
@@ -80,7 +84,7 @@ def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset
         own, reduced = frozenset(stage.own), frozenset(stage.reduced)
         if grid <= own:
             continue
-        if reduced & grid and grid <= own | reduced and _can_split(stage):
+        if reduced & grid and _can_split(stage):  # repeated by every program along the axes of the grid it does not have
             partial.add(stage.value)
         elif reduced & grid or stage.work() > REDUNDANT_WORK:
             return None
@@ -93,32 +97,43 @@ def _can_split(stage: Stage) -> bool:
     return stage.heavy is not None and stage.heavy.kind == "reduce" and stage.heavy.detail[0] in ("sum", "max", "min", "prod")
 
 
-def _inner_axes(stages: Sequence[Stage], inner: list[Axis], partial: frozenset[Value]) -> tuple[KernelAxis, ...] | None:
-    """Roles of the axes inside a program: resident where they fit, otherwise the longest run is looped over."""
+def _inner_axes(
+    stages: Sequence[Stage], inner: list[Axis], partial: frozenset[Value]
+) -> Iterator[tuple[bool, tuple[KernelAxis, ...]]]:
+    """Roles of the axes inside a program: resident where they fit, otherwise the longest run is looped over.
+
+    With each, whether its tile is longer than need be: fewer programs are in flight then, and their rows may stay in the cache.
+    """
     if not inner:
-        return ()
+        yield False, ()
+        return
     runs = runs_of(stages, inner)
     held = _held(runs)
     beside = 1 if memory_order(stages)[-1] in inner else ALONG_MEMORY  # what the grid adds to the tile so that loads are wide
     if held_tile(stages, held) * beside * _live_tiles(stages, frozenset(inner), partial) <= LIVE_ELEMENTS:
-        return held
+        yield False, held
+        return
     if len(runs) > 1 and len({status_of(stages, axis) for axis in inner}) == 1:
         runs = [tuple(inner)]
         held = _held(runs)
     longest = max(runs, key=lambda run: prod(a.size for a in run))
-    if any(frozenset(stage.own) & frozenset(longest) for stage in stages if stage.value in partial):
-        return None
+    others = held_tile(stages, tuple(axis for axis in held if axis.axes != longest))
+    if not _can_loop(stages, longest, partial) or (others > 1 and others * beside * 16 > 4 * ROW_TILE):
+        return
+    for more in LARGER[:2]:
+        block = max(16, min(power_of_two(prod(a.size for a in longest)), 2 * ROW_TILE * more // (others * beside)))
+        looped = KernelAxis("", longest, "loop", block)
+        yield more > 1, tuple(looped if axis.axes == longest else axis for axis in held)
+
+
+def _can_loop(stages: Sequence[Stage], run: tuple[Axis, ...], partial: frozenset[Value]) -> bool:
+    """Whether a program can go along a run tile by tile: no sum over programs has it, and running sums go along it the same way."""
     scans = {stage.heavy.detail for stage in stages if stage.heavy is not None and stage.heavy.kind == "scan"}
-    if (
-        any(frozenset(axes) & frozenset(longest) and axes != longest for axes, _ in scans)
-        or len({backwards for _, backwards in scans}) > 1
-    ):
-        return None
-    others = prod(axis.block for axis in held if axis.axes != longest)
-    if others > 1 and others * beside * 16 > 4 * ROW_TILE:
-        return None
-    block = max(16, min(power_of_two(prod(a.size for a in longest)), 2 * ROW_TILE // (others * beside)))
-    return tuple(KernelAxis("", axis.axes, "loop", block) if axis.axes == longest else axis for axis in held)
+    return (
+        not any(frozenset(stage.own) & frozenset(run) for stage in stages if stage.value in partial)
+        and not any(frozenset(axes) & frozenset(run) and axes != run for axes, _ in scans)
+        and len({backwards for _, backwards in scans}) <= 1
+    )
 
 
 def _held(runs: list[tuple[Axis, ...]]) -> tuple[KernelAxis, ...]:
@@ -129,42 +144,63 @@ def _live_tiles(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozen
     """About how many tiles of 32-bit registers are alive at once: arrays read, accumulators, and what is being computed."""
     buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= access.offset.axes}
     accumulators = sum(1 for stage in stages if stage.value in partial and inner <= frozenset(stage.own))
-    return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + 0.5
+    computing = 0.5 if buffers or len(inner) <= 2 else PRODUCT_TILES
+    return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + computing
 
 
 def _grid_axes(
-    stages: Sequence[Stage], grid: list[Axis], split: frozenset[Axis], held: tuple[KernelAxis, ...], device: Device
-) -> tuple[KernelAxis, ...] | None:
-    if len({status_of(stages, axis) for axis in split}) > 1:
-        return None
+    stages: Sequence[Stage],
+    grid: list[Axis],
+    split: frozenset[Axis],
+    held: tuple[KernelAxis, ...],
+    device: Device,
+) -> Iterator[tuple[bool, tuple[KernelAxis, ...]]]:
+    """Roles of the axes over programs, for every tile and number of parts worth weighing, and whether the tile is larger than need be."""
     shared_out = tuple(axis for axis in grid if axis in split)
     runs = runs_of(stages, [axis for axis in grid if axis not in split]) + ([shared_out] if shared_out else [])
     runs.sort(key=lambda run: grid.index(run[-1]))
-    blocks = _grid_blocks(stages, runs, split, held)
-    others = prod(
-        max(1, -(-prod(a.size for a in run) // block))
-        for run, block in zip(runs, blocks, strict=True)
-        if not frozenset(run) & split
-    )
-    parts = max(1, (device.processors if held else 2 * device.processors) // max(1, min(others, 2 * device.processors)))
-    return tuple(
-        KernelAxis("", run, "split" if frozenset(run) & split else "grid", block, parts if frozenset(run) & split else 1)
-        for run, block in zip(runs, blocks, strict=True)
-    )
+    least = ROW_TILE if held else 2 * ROW_TILE if split else ROW_TILE // 2
+    sizes = [least * more for more in LARGER] if split else [least]
+    for size, across in product(sizes, WIDE if split else WIDE[:1]):
+        blocks = _grid_blocks(stages, runs, split, held, size, across)
+        tiles = tuple(KernelAxis("", run, "grid", block) for run, block in zip(runs, blocks, strict=True))
+        others = prod(tile.tiles for tile in tiles if tile.axes != shared_out)
+        for parts in _parts(device, others) if split else (1,):
+            split_up = (replace(tile, role="split", parts=parts) if tile.axes == shared_out else tile for tile in tiles)
+            yield size > least, tuple(split_up)
+
+
+def _parts(device: Device, others: int) -> Iterator[int]:
+    """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
+
+    `others` are the programs along other axes. One part is none: it would only be copied.
+    """
+    for programs in dict.fromkeys((device.processors * 2, device.processors, device.processors * 7 // 8)):
+        if programs > others:
+            yield -(-programs // others)
 
 
 def _grid_blocks(
-    stages: Sequence[Stage], runs: list[tuple[Axis, ...]], split: frozenset[Axis], held: tuple[KernelAxis, ...]
-) -> list[int]:
-    """Tile extents of the grid axes, the innermost filled first. The axis along memory gets at least 32 where it is a grid axis."""
-    wanted = ROW_TILE if held else 4096 if split else 1024
+    stages: Sequence[Stage],
+    runs: list[tuple[Axis, ...]],
+    split: frozenset[Axis],
+    held: tuple[KernelAxis, ...],
+    wanted: int,
+    across: int,
+) -> tuple[int, ...]:
+    """Tile extents of the grid axes to make tiles of `wanted` elements, the innermost filled first.
+
+    It gets at most `across` elements where it is not the one that is split.
+
+    The axis along memory gets at least 32 where it is a grid axis.
+    """
     tile = held_tile(stages, held)
     along_memory = memory_order(stages)[-1:]
     blocks = []
     for position, run in enumerate(reversed(runs)):
         size = power_of_two(prod(axis.size for axis in run))
-        cap = 128 if position == 0 and len(runs) > 1 and split and not frozenset(run) & split else wanted
+        cap = across if position == 0 and len(runs) > 1 and split and not frozenset(run) & split else wanted
         least = ALONG_MEMORY if held and [run[-1]] == along_memory else 1
         blocks.append(max(1, min(size, max(least, min(cap, wanted // tile)))))
         tile *= blocks[-1]
-    return blocks[::-1]
+    return tuple(blocks[::-1])

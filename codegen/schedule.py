@@ -16,6 +16,7 @@ from gradc.codegen.nodes import NotSharedError
 from gradc.codegen.plan import Plan, Setting
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
 from gradc.codegen.roles import plan
+from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
 from gradc.ir import Graph, Value, apply, on_behalf_of
 from gradc.leaves import make_input
@@ -44,12 +45,19 @@ class Scheduled:
 
 
 def schedule(graph: Graph, device: Device = H200) -> list[Scheduled]:
-    """The kernels of a prepared graph, in launch order."""
+    """The kernels of a prepared graph, in launch order: the faster program where its small products can be computed in two ways."""
     recomputed = recomputed_products(graph.outputs, device)
-    kept = _scheduled(graph, device, frozenset())
-    if not recomputed:
+    programs = (_lean(graph, device, recomputed, limit) for limit in limits(graph))
+    return min(programs, key=_seconds)
+
+
+def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int) -> list[Scheduled]:
+    """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
+    kept = _scheduled(graph, device, frozenset(), limit)
+    large = frozenset(value for value in recomputed if multiplications(value) > limit)
+    if not large:
         return kept
-    lean = _scheduled(graph, device, recomputed)
+    lean = _scheduled(graph, device, large, limit)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -57,10 +65,10 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
-def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value]) -> list[Scheduled]:
+def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int) -> list[Scheduled]:
     """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {}, recomputed)
+    state = State(graph, wanted, frozenset(), {}, recomputed, small_product)
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
@@ -80,7 +88,7 @@ def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State,
     """
     while True:
         values = dict.fromkeys((*state.graph.values, *state.values()))
-        axes = AxisMap(values, state.overrides, _tied_parts(done), state.recomputed)
+        axes = AxisMap(values, state.overrides, _tied_parts(done), state.recomputed, state.small_product)
         try:
             stages = find_stages(state, axes)
         except NotSharedError as needed:
@@ -136,7 +144,7 @@ def _after(state: State, fixed: list[Scheduled]) -> State:
             elif stage.value in kernel.plan.stored:
                 stored.add(stage.value)
     wanted = tuple(value for value in dict.fromkeys(needed) if value not in stored)
-    return State(state.graph, wanted, frozenset(stored), overrides, state.recomputed - stored)
+    return replace(state, outputs=wanted, stored=frozenset(stored), overrides=overrides, recomputed=state.recomputed - stored)
 
 
 def _total(buffer: Value, heavy: Value, kind: str) -> Value:

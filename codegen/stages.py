@@ -64,6 +64,12 @@ class Stage:
             index.append(index_over(tuple(axes)))
         return Access(self.value, tuple(index))
 
+    @cached_property
+    def operations(self) -> dict[tuple, int]:
+        """Arithmetic operations of each expression over all its points; kernels compute what stages have in common once."""
+        counted = ((node, operations(node)) for node in self.nodes)
+        return {(node.value, node.kind, node.axes): count for node, count in counted if count}
+
     def work(self) -> int:
         total = 1
         for axis in self.axes:
@@ -80,6 +86,7 @@ class State:
     stored: frozenset[Value] = frozenset()
     overrides: Mapping[Value, Value] = None  # type: ignore[assignment]
     recomputed: frozenset[Value] = frozenset()
+    small_product: int = 0
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""

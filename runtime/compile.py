@@ -16,11 +16,13 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
 
+from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
 from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
+from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
@@ -103,14 +105,18 @@ class Compiled(Generic[P, R]):
         return prepared
 
     @public
-    def lower(self, *args: Any, wrt: int | Sequence[int] | None = None, **kwargs: Any) -> Lowered:
+    def lower(
+        self, *args: Any, wrt: int | Sequence[int] | None = None, device: str | Device | None = None, **kwargs: Any
+    ) -> Lowered:
         """What would run for arguments like these (arrays, or `gradc.spec` in their place), without running anything.
 
         Differentiates with respect to every floating-point array, or those numbered `wrt` among the array leaves; `()` for none.
-        Raises TraceError for a `wrt` that names something else.
+        Schedules are made for `device` ("H100", "A100", "MI300X", "RTX 4090", ...); for the GPU here unless told, for an H200 where
+        there is none. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device without figures.
         """
+        figures = chosen_device(device)
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-        return lowered(graph, wrt)
+        return lowered(graph, wrt, figures)
 
 
 def _is_known_by_address(x: Any) -> bool:
@@ -143,13 +149,13 @@ def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[s
     return traced, graph
 
 
-def lowered(graph: Graph, wrt: int | Sequence[int] | None) -> Lowered:
+def lowered(graph: Graph, wrt: int | Sequence[int] | None, device: Device = H200) -> Lowered:
     """A normalised graph lowered, with its gradient unless `wrt` is empty."""
     places = differentiated_inputs(graph, wrt)
     if not places or not any(value.dtype.is_floating for value in graph.outputs):
-        result = Lowered(graph, lower_graph(graph), None)
+        result = Lowered(graph, lower_graph(graph, device), None, device)
     else:
-        result = Lowered(graph, *lower_pair(graph, places))
+        result = Lowered(graph, *lower_pair(graph, places, device), device)
     log("fusion", result.explain)
     return result
 

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from gradc.codegen.device import H200, Device
 from gradc.codegen.explain import story
 from gradc.codegen.lower import differentiate, lower_graph, lower_pair, with_literals
 from gradc.codegen.residuals import Partition
@@ -21,6 +22,7 @@ from gradc.interpret import evaluate_values, finished, to_numpy
 from gradc.ir import Graph
 from gradc.leaves import Literal
 from gradc.runtime.cache import DiskCache
+from gradc.runtime.device import present_device
 from gradc.runtime.logs import log
 from gradc.runtime.module import load_module
 from gradc.runtime.plan import Plan, make_plan, places
@@ -74,9 +76,10 @@ class Executable:
     def _plan(self, wrt: tuple[int, ...]) -> Plan:
         with self._lock:
             if wrt not in self._plans:
-                self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache())
+                device = present_device() if self.backend == "triton" else H200
+                self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache(), device)
                 log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
-                log("fusion", lambda: told(self.graph, wrt))
+                log("fusion", lambda: told(self.graph, wrt, device))
                 log("kernel", self._plans[wrt].source)
             return self._plans[wrt]
 
@@ -102,9 +105,9 @@ class Executable:
         return getattr(load_module(plan.source), function)(*([to_torch(array, device) for array in arrays] or [device]))
 
 
-def told(graph: Graph, wrt: tuple[int, ...]) -> str:
+def told(graph: Graph, wrt: tuple[int, ...], device: Device) -> str:
     """What was fused in a program, in words."""
-    program = lower_pair(graph, wrt)[0] if wrt else lower_graph(graph)
+    program = lower_pair(graph, wrt, device)[0] if wrt else lower_graph(graph, device)
     return "\n".join(story(sequence) for sequence in program.sequences)
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gradc.codegen.cost import Buffer, Cost, PhaseCost, phase_cost, traffic
+from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted
 from gradc.codegen.explain import schedule_line, size, story
 from gradc.codegen.lower import LaunchSequence, Program
@@ -57,11 +58,15 @@ class Saved:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Lowered:
-    """A function lowered for given shapes: `ir` and `backward_ir`, the `kernels`, the module's `source`, `saved`, `cost`."""
+    """A function lowered for given shapes: `ir` and `backward_ir`, the `kernels`, the module's `source`, `saved`, `cost`.
+
+    `device` is what the schedules were made for.
+    """
 
     ir: Graph
     program: Program
     partition: Partition | None
+    device: Device = H200
 
     def __repr__(self) -> str:
         launches = self.cost.launches

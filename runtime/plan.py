@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from gradc.codegen.device import Device
 from gradc.codegen.lower import Program, differentiate, lower_graph, lower_pair, with_literals
 from gradc.codegen.residuals import Partition
 from gradc.errors import PACKAGE_FOLDERS
@@ -29,14 +30,15 @@ class Plan:
     kept: tuple[tuple[str, int], ...] = ()
 
 
-def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache) -> tuple[Plan, bool]:
+def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache, device: Device) -> tuple[Plan, bool]:
     """The plan for a normalised graph, differentiable with respect to the inputs `wrt`; and whether it was on disk."""
-    key = digest("plan", FORMAT, compiler_state(), str(graph), repr([v.operation for v in graph.inputs]), repr(wrt))
+    inputs = repr([v.operation for v in graph.inputs])
+    key = digest("plan", FORMAT, compiler_state(), str(graph), inputs, repr(wrt), repr(device))
     found = cache.get(key)
     if found is not None and {"module.py", "plan.json"} <= found.keys():
         content = json.loads(found["plan.json"])
         return Plan(found["module.py"], content["outputs"], tuple((kind, i) for kind, i in content["kept"])), True
-    plan = _lowered(graph, wrt)
+    plan = _lowered(graph, wrt, device)
     cache.put(key, {"module.py": plan.source, "plan.json": json.dumps({"outputs": plan.outputs, "kept": plan.kept})})
     return plan, False
 
@@ -48,10 +50,10 @@ def compiler_state() -> str:
     return digest(version("gradc"), *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
 
 
-def _lowered(graph: Graph, wrt: tuple[int, ...]) -> Plan:
+def _lowered(graph: Graph, wrt: tuple[int, ...], device: Device) -> Plan:
     if not wrt:
-        return Plan(lower_graph(graph).source, len(graph.outputs))
-    program, split = lower_pair(graph, wrt)
+        return Plan(lower_graph(graph, device).source, len(graph.outputs))
+    program, split = lower_pair(graph, wrt, device)
     return Plan(program.source, len(graph.outputs), places(split))
 
 

