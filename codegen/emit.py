@@ -16,6 +16,7 @@ from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
+from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 from gradc.types import DType
@@ -181,12 +182,14 @@ class _Kernel:
             for node in scans:
                 self.print.start_scan(scope, node)
             body = Scope(scope, scope.bound | {loop})
-            self.print.open_loop(body, loop, backwards=any(node.detail[1] for node in scans))
-            for node in (*here, *(node for node in along_carried if level_of(node) == number)):
+            reductions = [*here, *(node for node in along_carried if level_of(node) == number)]
+            written = [store for store in along_stores if levels[store.node] == number]
+            lines = () if scans or written else needed_lines(reductions, loop.axes)
+            self.print.open_loop(body, loop, any(node.detail[1] for node in scans), lines)
+            for node in reductions:
                 self.print.accumulate(body, node)
-            for store in along_stores:
-                if levels[store.node] == number:
-                    self._write(body, store)
+            for store in written:
+                self._write(body, store)
             body.close()
             for node in here:
                 self.print.finish_accumulator(scope, node)

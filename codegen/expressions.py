@@ -70,8 +70,8 @@ class Expressions:
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)
 
-    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool) -> None:
-        self.positions.open_loop(body, loop, backwards)
+    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool, lines: tuple[Index, ...]) -> None:
+        self.positions.open_loop(body, loop, backwards, lines)
 
     def arguments(self) -> tuple[Argument, ...]:
         pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]
