@@ -186,6 +186,41 @@ def test_a_triangular_product_reads_half():
     torch.testing.assert_close(out[:64], a.tril()[:64, :64] @ b[:64], rtol=1e-4, atol=1e-4)
 
 
+def weighted(q, k, v, window, where, arange, softmax):
+    s = q @ k.swapaxes(-1, -2) * 0.25
+    i, j = arange(q.shape[-2])[:, None] + (k.shape[-2] - q.shape[-2]), arange(k.shape[-2])[None, :]
+    return softmax(where((i >= j) & (i - j < window), s, -INFINITY)) @ v
+
+
+def ours_weighted(q, k, v, window):
+    return weighted(q, k, v, window, gradc.where, gradc.arange, lambda s: gradc.softmax(s, axis=-1))
+
+
+def theirs_weighted(q, k, v, window):
+    return weighted(q, k, v, window, torch.where, torch.arange, lambda s: torch.softmax(s, dim=-1))
+
+
+@pytest.mark.parametrize(("rows", "window"), [(100, 1000), (100, 20), (40, 50)])
+def test_products_of_masked_products(rows, window):
+    arrays = [tensor(2, n, 16, dtype=torch.bfloat16, seed=n) for n in (rows, 100, 101)]
+    arrays[2] = arrays[2][:, :100]
+    check(lambda *x: ours_weighted(*x, window), lambda *x: theirs_weighted(*x, window), *arrays)
+
+
+def test_products_of_masked_products_read_what_the_mask_leaves():
+    """Forward and backward: NaN in the last tile of the keys and of the queries' cotangents is not seen from elsewhere."""
+    q, k, v = (tensor(192, 16, dtype=torch.bfloat16, seed=seed).requires_grad_() for seed in range(3))
+    with torch.no_grad():
+        k[-1], v[-1] = torch.nan, torch.nan
+    out = gradc.compile(ours_weighted, backend="interpret", static_argnames=("window",))(q, k, v, 1000)
+    assert not out[:128].isnan().any()
+    cotangent = torch.zeros_like(out)
+    cotangent[:128] = tensor(128, 16, dtype=torch.bfloat16, seed=5)
+    (dq,) = torch.autograd.grad(out, q, cotangent)
+    assert not dq[:128].isnan().any()
+    assert dq[-1].isnan().all()
+
+
 def test_a_loop_over_two_axes_at_once_is_gone_over_whole(monkeypatch, tmp_path):
     """Of a run of axes, only a position along all of it bounds the loop."""
     force_loops(monkeypatch, tmp_path)
