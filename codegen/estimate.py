@@ -10,7 +10,9 @@ from dataclasses import replace
 from math import prod
 
 from gradc.codegen.device import Device
+from gradc.codegen.index import Axis
 from gradc.codegen.plan import KernelAxis, Plan, Setting
+from gradc.codegen.shares import visited_share
 from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 
@@ -28,10 +30,11 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
             if access.buffer not in inside:
                 times = passes if access.offset.axes & looped else 1
                 reads[access.buffer] = max(reads.get(access.buffer, 0), times)
-    flops = _flops(stages)
+    share = _share(stages, axes, passes)
+    flops = _flops(stages, looped, share)
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
-    moved = written + sum(_read_bytes(buffer, setting) * times for buffer, times in reads.items())
+    moved = written + sum(_read_bytes(buffer, setting) * (times * share if times > 1 else 1) for buffer, times in reads.items())
     rate = _matrix_rate(stages, axes, setting.device) if any(map(is_product, stages)) else setting.device.vector_rate
     seconds = _seconds(moved, flops / rate, programs, bool(partial), setting.device)
     named = _named(axes)
@@ -48,10 +51,21 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
     )
 
 
-def _flops(stages: Sequence[Stage]) -> int:
-    """Arithmetic operations; what several stages of a kernel compute at the same axes is computed once."""
+def _flops(stages: Sequence[Stage], looped: frozenset[Axis], share: float) -> int:
+    """Arithmetic operations; what several stages of a kernel compute at the same axes is computed once.
+
+    Of what is computed in the loop, `share` is: the rest of its tiles are skipped.
+    """
     distinct = {(node.kind, node.value.number, str(node.detail)): node for stage in stages for node in stage.nodes}
-    return sum(map(operations, distinct.values()))
+    inside = sum(operations(n) for n in distinct.values() if looped & n.axes.union(*(x.axes for x in n.operands)))
+    return round(inside * share) + sum(map(operations, distinct.values())) - inside
+
+
+def _share(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], passes: int) -> float:
+    """The part of the steps of all passes over the looped axis that are gone through; a pass that writes along it skips none."""
+    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    writes = any(looped & frozenset(stage.own) for stage in stages)
+    return (visited_share(stages, axes) * (passes - writes) + writes) / passes
 
 
 def is_product(stage: Stage) -> bool:

@@ -303,3 +303,22 @@ def test_a_mask_with_large_negative_numbers_skips_nothing(monkeypatch, tmp_path)
         return torch.logsumexp(torch.where(i - 20 >= j, x, -1e9), dim=1)
 
     check(ours, theirs, tensor(40, 100))
+
+
+# What it costs ------------------------------------------------------------------------------------------------------
+
+
+def product_flops(function):
+    low = gradc.compile(function).lower(gradc.spec((1024, 1024), "float32"), gradc.spec((1024, 1024), "float32"), wrt=())
+    return low.cost.forward.flops / (2 * 1024**3)
+
+
+def test_work_is_counted_where_the_mask_leaves_some():
+    def band(a, b):
+        i = gradc.arange(1024)
+        return gradc.where(abs(i[:, None] - i[None, :]) < 103, a, 0) @ b
+
+    assert product_flops(lambda a, b: a @ b) == 1
+    assert product_flops(PRODUCTS["lower"][0]) == pytest.approx(1 / 2, abs=0.01)
+    assert product_flops(band) == pytest.approx(0.19, abs=0.01)
+    assert product_flops(lambda a, b: gradc.where((a > 0) & (b > 0), a, 0) @ b) == pytest.approx(1, abs=0.01)
