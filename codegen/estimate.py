@@ -34,7 +34,8 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
     flops = _flops(stages, looped, share)
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
-    moved = written + sum(_read_bytes(buffer, setting) * (times * share if times > 1 else 1) for buffer, times in reads.items())
+    read = sum(_read_bytes(buffer, setting) * (times * share if times > 1 else 1) for buffer, times in reads.items())
+    moved = written + round(read)
     rate = _matrix_rate(stages, axes, setting.device) if any(map(is_product, stages)) else setting.device.vector_rate
     seconds = _seconds(moved, flops / rate, programs, bool(partial), setting.device)
     named = _named(axes)
