@@ -19,7 +19,14 @@ from gradc.ir import Value
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 
 
-def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> Plan:
+def finished_plan(
+    stages: Sequence[Stage],
+    axes: tuple[KernelAxis, ...],
+    partial: frozenset[Value],
+    setting: Setting,
+    share: float | None = None,
+) -> Plan:
+    """`share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell."""
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
     passes = _passes(stages, axes)
     inside = {stage.value for stage in stages}
@@ -30,7 +37,7 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
             if access.buffer not in inside:
                 times = passes if access.offset.axes & looped else 1
                 reads[access.buffer] = max(reads.get(access.buffer, 0), times)
-    share = _share(stages, axes, passes)
+    share = _share(stages, axes, passes) if share is None else share
     flops = _flops(stages, looped, share)
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,14 @@ class Expressions:
         self._node_names: dict[Node, str] = {}
         self.narrow = Narrowing()
         self.multiplies = any(node.kind == "dot" for node in nodes)
+
+    def instead(self, axis: KernelAxis, other: KernelAxis) -> Expressions:
+        """Prints the same kernel with one of its axes gone along in other steps, under other names."""
+        result = copy(self)
+        result.axes = tuple(other if k is axis else k for k in self.axes)
+        result.positions = self.positions.instead(axis, other, result.at)
+        result._node_names = {}
+        return result
 
     # Header ----------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ expressions are printed by `expressions.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from math import prod
 from typing import Any
 
@@ -35,6 +36,15 @@ class Positions:
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
         self._programs: dict[KernelAxis, str] = {}
         self._starts: dict[KernelAxis, str] = {}
+
+    def instead(self, axis: KernelAxis, other: KernelAxis, compute: Callable[[Any, Scope], Variable]) -> Positions:
+        """The same positions with one axis gone along in other steps."""
+        result = copy(self)
+        result.axes = tuple(other if k is axis else k for k in self.axes)
+        result.wide = self.wide | ({other} if axis in self.wide else set())
+        result.compute = compute
+        result._variables = {**self._variables, other: self.names.fresh(other.name)}
+        return result
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -144,6 +154,16 @@ class Positions:
         body.header = f"for {start} in range({first}, {stop}, {step}):"
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
         self._define(body, loop, f"{first} + tl.arange(0, {step})")
+
+    def open_found(self, body: Scope, loop: KernelAxis, found: str) -> None:
+        """One after the other the positions in `found`; what is none is the axis's size."""
+        size, name = self.size(loop), self._variables[loop]
+        body.header = f"for _ in range(tl.sum(({found} < {size}).to(tl.int32), axis=0)):"
+        self._define(body, loop, f"tl.min({found}, axis=0)")
+        body.add(f"{found} = tl.where({found} == {name}, {size}, {found})")
+
+    def extent(self, axis: KernelAxis) -> Sum:
+        return Sum(((Symbol(self.block(axis), axis.block, axis.block), 1),))
 
     def _named_end(self, loop: KernelAxis, text: str, what: str, beyond: str, scope: Scope) -> str:
         """A loop's start or stop under a name, the same name in every pass."""

@@ -16,6 +16,7 @@ from gradc.codegen.index import Axis
 from gradc.codegen.plan import KernelAxis, Plan, Setting, power_of_two
 from gradc.codegen.products import product_plan
 from gradc.codegen.runs import memory_order, runs_of, status_of
+from gradc.codegen.searches import search_plan
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
@@ -33,7 +34,7 @@ def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     elif products:
         plans = [product_plan(stages, products, setting)]
     else:
-        plans = [_row_plan(stages, grid, setting) for grid in _grids(stages)]
+        plans = [search_plan(stages, setting), *(_row_plan(stages, grid, setting) for grid in _grids(stages))]
     return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
 
 

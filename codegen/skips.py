@@ -8,7 +8,7 @@ upwards through the table's NumPy rows; no function is named here. A skipped til
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,12 +203,12 @@ def _combined(node: Node, operands: list[Index]) -> Index | None:
 
 
 class Known:
-    """What is constant inside a loop along `loop` wherever the position `line` is negative."""
+    """What is constant inside a loop along `loop` wherever the position `line` is negative, and `assumed` nodes are as given."""
 
-    def __init__(self, loop: frozenset[Axis], line: Index):
+    def __init__(self, loop: frozenset[Axis], line: Index | None = None, assumed: Mapping[Node, Any] | None = None):
         self.loop, self.line = loop, line
         self.positions = Positional()
-        self._memo: dict[Node, Any] = {}
+        self._memo: dict[Node, Any] = dict(assumed or {})
 
     def is_neutral(self, reduction: Node) -> bool:
         """Whether the terms of a reduction change nothing."""
@@ -254,7 +254,7 @@ class Known:
 
     def _truth(self, ramp: Ramp | None) -> bool | None:
         """Whether a condition holds, or fails, everywhere on the negative side of the line."""
-        if ramp is None or not ramp.along.terms:
+        if ramp is None or self.line is None or not ramp.along.terms:
             return None
         low, high = ramp.along.bounds()
         if ramp.along.terms == self.line.terms:
