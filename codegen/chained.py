@@ -43,7 +43,7 @@ class Assignment:
 
 def chained_plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan | None]:
     """Plans for stages of which some have products inside their reduction; none where the roles contradict each other."""
-    found = _assigned(stages)
+    found = None if _multiply_differently(stages) else _assigned(stages)
     if found is None:
         return
     products = [node for node in walk([stage.root for stage in stages]) if node.kind == "dot"]
@@ -57,6 +57,15 @@ def chained_plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan | 
         stages_ahead = _pipeline(ordered, stages, setting)
         if warps and stages_ahead:
             yield replace(finished_plan(stages, ordered, frozenset(), setting), warps=warps, pipeline=stages_ahead)
+
+
+def _multiply_differently(stages: Sequence[Stage]) -> bool:
+    """Whether stages want an inner product at different places: they would share no work, and neither could skip what its mask empties."""
+    sides: dict[int, set] = {}
+    for stage in stages:
+        for node in stage.nested:
+            sides.setdefault(node.value.number, set()).add(frozenset(n.detail for n in stage.nested if n.value is node.value))
+    return any(len(found) > 1 for found in sides.values())
 
 
 # Which axis has which role ----------------------------------------------------------------------------------------------

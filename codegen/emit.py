@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from math import prod
 
 from gradc.codegen.expressions import Argument, Expressions
-from gradc.codegen.index import Axis, term_axes, term_extent
+from gradc.codegen.finding import open_search
+from gradc.codegen.index import Axis, Index, term_axes, term_extent
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
+from gradc.codegen.searches import owner_of
+from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 from gradc.types import DType
@@ -180,16 +183,27 @@ class _Kernel:
             scans = [node for node in walk(sinks) if node.kind == "scan" and frozenset(node.detail[0]) & frozenset(loop.axes)]
             for node in scans:
                 self.print.start_scan(scope, node)
-            body = Scope(scope, scope.bound | {loop})
-            self.print.open_loop(body, loop, backwards=any(node.detail[1] for node in scans))
-            for node in (*here, *(node for node in along_carried if level_of(node) == number)):
+            reductions = [*here, *(node for node in along_carried if level_of(node) == number)]
+            written = [store for store in along_stores if levels[store.node] == number]
+            lines = () if scans or written else needed_lines(reductions, loop.axes)
+            body = self._open_loop(scope, loop, reductions, any(node.detail[1] for node in scans), lines)
+            for node in reductions:
                 self.print.accumulate(body, node)
-            for store in along_stores:
-                if levels[store.node] == number:
-                    self._write(body, store)
-            body.close()
+            for store in written:
+                self._write(body, store)
+            body.close(until=scope)
             for node in here:
                 self.print.finish_accumulator(scope, node)
+
+    def _open_loop(
+        self, scope: Scope, loop: KernelAxis, reductions: list[Node], backwards: bool, lines: tuple[Index, ...]
+    ) -> Scope:
+        owner = owner_of(reductions[0]) if loop.searches and reductions else None
+        if owner is not None:
+            return open_search(self.print, scope, loop, owner)
+        body = Scope(scope, scope.bound | {loop})
+        self.print.open_loop(body, loop, backwards, lines)
+        return body
 
     def _levels(self, nodes: list[Node], loop: KernelAxis) -> dict[Node, int]:
         """The pass in which each node can first be computed: one later than the reductions along the loop it needs."""

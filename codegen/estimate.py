@@ -14,6 +14,7 @@ from math import prod
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting
+from gradc.codegen.shares import visited_share
 from gradc.codegen.stages import Stage, storage_dtype
 from gradc.ir import Value
 
@@ -25,8 +26,17 @@ MOST_RESIDENT = 16  # programs of one processor
 CACHE_SHARE = 0.5  # of the cache that rows can count on: the rest holds what is written and what is read once
 
 
-def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> Plan:
-    """The plan with these roles: what it stores and reads, its warps, and its seconds."""
+def finished_plan(
+    stages: Sequence[Stage],
+    axes: tuple[KernelAxis, ...],
+    partial: frozenset[Value],
+    setting: Setting,
+    share: float | None = None,
+) -> Plan:
+    """The plan with these roles: what it stores and reads, its warps, and its seconds.
+
+    `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
+    """
     axes = _named(axes)
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
     multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
@@ -37,10 +47,11 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
     passes = _passes(stages, axes)
     again = 1 if passes == 1 or _stays_in_cache(arrays, flying, setting.device) else passes
     reads = {array.value: again if array.looped else 1 for array in arrays}
+    share = _share(stages, axes, passes) if share is None else share
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
-    moved = written + sum(array.bytes * reads[array.value] for array in arrays)
-    shared = written + sum(array.bytes * (passes if array.looped else 1) * array.readers for array in arrays)
-    flops = _flops(stages, axes)
+    moved = written + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
+    shared = written + sum(array.bytes * _visits(passes if array.looped else 1, share) * array.readers for array in arrays)
+    flops = _flops(stages, axes, share)
     tiles = prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     bounds = Bounds(
         moved / setting.device.bandwidth,
@@ -136,13 +147,31 @@ def _passes(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
 # Arithmetic and occupancy -------------------------------------------------------------------------------------------
 
 
-def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
-    """Operations of all programs: what stages have in common once, what several programs compute as often."""
+def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], share: float) -> int:
+    """Operations of all programs: what stages have in common once, what several programs compute as often.
+
+    Of what is computed in the loop, `share` is: the rest of its tiles are skipped.
+    """
+    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     found: dict[tuple, int] = {}
     for stage in stages:
         repeated = prod(axis.programs for axis in axes if stage.axes.isdisjoint(axis.covers))
         found.update({key: count * repeated for key, count in stage.operations.items()} if repeated > 1 else stage.operations)
-    return sum(found.values())
+    if share == 1:
+        return sum(found.values())
+    return round(sum(count if looped.isdisjoint(key[0]) else count * share for key, count in found.items()))
+
+
+def _share(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], passes: int) -> float:
+    """The part of the steps of all passes over the looped axis that are gone through; a pass that writes along it skips none."""
+    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    writes = any(looped & frozenset(stage.own) for stage in stages)
+    return (visited_share(stages, axes) * (passes - writes) + writes) / passes
+
+
+def _visits(times: int, share: float) -> float:
+    """How often an array is read in all: a loop with skipped tiles reads it once, but goes over less of it again."""
+    return max(1.0, times * share)
 
 
 def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:

@@ -33,6 +33,8 @@ def schedule_line(kernel: Scheduled) -> str:
 def _role(axis: KernelAxis) -> str:
     if axis.role == "split":
         return f"split {axis.programs}" + (f" x loop {axis.block}" if axis.tiles > axis.programs else "")
+    if axis.searches:
+        return f"search {axis.parts}"
     return axis.role if axis.role == "resident" else f"{axis.role} {axis.block}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,14 @@ class Expressions:
         self.narrow = Narrowing()
         self.multiplies = any(node.kind == "dot" for node in nodes)
 
+    def instead(self, axis: KernelAxis, other: KernelAxis) -> Expressions:
+        """Prints the same kernel with one of its axes gone along in other steps, under other names."""
+        result = copy(self)
+        result.axes = tuple(other if k is axis else k for k in self.axes)
+        result.positions = self.positions.instead(axis, other, result.at)
+        result._node_names = {}
+        return result
+
     # Header ----------------------------------------------------------------------------------------------------------
 
     def place_programs(self, split: KernelAxis | None) -> None:
@@ -70,8 +79,8 @@ class Expressions:
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)
 
-    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool) -> None:
-        self.positions.open_loop(body, loop, backwards)
+    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool, lines: tuple[Index, ...]) -> None:
+        self.positions.open_loop(body, loop, backwards, lines)
 
     def arguments(self) -> tuple[Argument, ...]:
         pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]

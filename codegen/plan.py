@@ -1,7 +1,8 @@
 """What a kernel will be: its axes with their roles, the stages it computes, and what it costs. Plain data.
 
 Roles: `grid` (tiles across programs), `split` (each program takes every parts-th tile and leaves partial results),
-`loop` (a sequential loop in the program) and `resident` (the whole extent in the tile).
+`loop` (a sequential loop in the program) and `resident` (the whole extent in the tile). A loop in steps of 1 whose `parts`
+are more than 1 goes through the steps that a search finds among so many at a time (`searches.py`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class KernelAxis:
     @cached_property
     def size(self) -> int:
         return prod(axis.size for axis in self.axes)
+
+    @property
+    def searches(self) -> bool:
+        return self.role == "loop" and self.parts > 1
 
     @cached_property
     def tiles(self) -> int:

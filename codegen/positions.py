@@ -7,9 +7,11 @@ expressions are printed by `expressions.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from math import prod
 from typing import Any
 
+from gradc.codegen.bounds import Sum, Symbol, start_and_stop
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
 from gradc.codegen.plan import KernelAxis
@@ -33,6 +35,16 @@ class Positions:
         self._variables: dict[KernelAxis, str] = {axis: names.fresh(axis.name) for axis in axes}
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
         self._programs: dict[KernelAxis, str] = {}
+        self._starts: dict[KernelAxis, str] = {}
+
+    def instead(self, axis: KernelAxis, other: KernelAxis, compute: Callable[[Any, Scope], Variable]) -> Positions:
+        """The same positions with one axis gone along in other steps."""
+        result = copy(self)
+        result.axes = tuple(other if k is axis else k for k in self.axes)
+        result.wide = self.wide | ({other} if axis in self.wide else set())
+        result.compute = compute
+        result._variables = {**self._variables, other: self.names.fresh(other.name)}
+        return result
 
     # Parameters ------------------------------------------------------------------------------------------------------
 
@@ -119,22 +131,58 @@ class Positions:
             body.header = f"for {name} in range({program}, {self.size(split)}, {count}):"
             self._define(body, split, name)
         else:
-            tile = self.names.fresh(f"{split.name}_start")
+            tile = self._starts[split] = self.names.fresh(f"{split.name}_start")
             step = self.block(split)
             start = "0" if program == "0" else f"{program} * {step}"
             body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
-    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool = False) -> None:
-        """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards."""
+    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool = False, lines: tuple[Index, ...] = ()) -> None:
+        """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards.
+
+        Tiles in which one of `lines` is negative throughout are left out.
+        """
+        assert body.parent is not None
+        first, stop = start_and_stop(self, loop, lines, body.parent)
+        ends = [(first, "first", "before"), (stop, "stop", "after")]
+        first, stop = (self._named_end(loop, *end, body.parent) for end in ends)
         if loop.block == 1:
-            body.header = f"for {self._variables[loop]} in range(0, {self.size(loop)}):"
+            body.header = f"for {self._variables[loop]} in range({first}, {stop}):"
             return self._define(body, loop, self._variables[loop])
-        start = self._parts.setdefault((loop, -2, -2), self.names.fresh(f"{loop.name}_start"))
+        start = self._starts.setdefault(loop, self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
-        body.header = f"for {start} in range(0, {size}, {step}):"
+        body.header = f"for {start} in range({first}, {stop}, {step}):"
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
         self._define(body, loop, f"{first} + tl.arange(0, {step})")
+
+    def open_found(self, body: Scope, loop: KernelAxis, found: str) -> None:
+        """One after the other the positions in `found`; what is none is the axis's size."""
+        size, name = self.size(loop), self._variables[loop]
+        body.header = f"for _ in range(tl.sum(({found} < {size}).to(tl.int32), axis=0)):"
+        self._define(body, loop, f"tl.min({found}, axis=0)")
+        body.add(f"{found} = tl.where({found} == {name}, {size}, {found})")
+
+    def extent(self, axis: KernelAxis) -> Sum:
+        return Sum(((Symbol(self.block(axis), axis.block, axis.block), 1),))
+
+    def _named_end(self, loop: KernelAxis, text: str, what: str, beyond: str, scope: Scope) -> str:
+        """A loop's start or stop under a name, the same name in every pass."""
+        if text.isidentifier() or text.isdecimal():
+            return text
+        known = scope.find((loop, text))
+        if known is None:
+            known = scope.known[loop, text] = Variable(self.names.fresh(f"{loop.name}_{what}"), (), scope.depth)
+            scope.add(f"{known.text} = {text}", f"what comes {beyond} is masked throughout")
+        return known.text
+
+    def first(self, axis: KernelAxis) -> Sum:
+        """Where this program's tile along an axis begins."""
+        if axis.role != "split" and self._programs.get(axis, "0") == "0":
+            return Sum()
+        if axis not in self._starts:
+            self._starts[axis] = self.names.fresh(f"{axis.name}_start")
+            self.root.add(f"{self._starts[axis]} = {self._programs[axis]} * {self.block(axis)}")
+        return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         return _expand(f"in_{self._variables[axis]}", axis, axes)

@@ -21,7 +21,7 @@ from gradc.ops import TABLE
 
 RESIDENT_DEPTH = 256  # the longest summed axis that a tile holds whole
 MEMORY_WEIGHT = 4  # seconds of arithmetic taken for a second of memory traffic that keeps a large array out of memory
-LARGER = 2  # such a product has at least so many times the bytes of what it is made of
+LARGER = 1  # such a product has at least so many times the bytes of what it is made of
 
 VIEWS = (ops.Elementwise, Cast, Broadcast, Reshape, structure.Permute, structure.Slice, structure.Marker)
 

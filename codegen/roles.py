@@ -18,6 +18,7 @@ from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
 from gradc.codegen.runs import memory_order, runs_of, status_of
+from gradc.codegen.searches import search_plan
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
@@ -38,7 +39,7 @@ def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     elif products:
         plans = [product_plan(stages, products, setting)]
     else:
-        plans = (p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))
+        plans = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
     return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
 
 

@@ -88,8 +88,10 @@ class Scope:
         text = INDENT * (self.depth + 1) + line
         self.lines.append(f"{text:<{COMMENT_COLUMN - 2}}  # {remark}" if remark else text)
 
-    def close(self) -> None:
-        """Hands this loop body's statements to the scope around it."""
+    def close(self, until: Scope | None = None) -> None:
+        """Hands this loop body's statements to the scope around it; with `until`, on to that scope."""
         assert self.parent is not None
         self.parent.add(self.header)
         self.parent.lines += self.lines
+        if until is not None and self.parent is not until:
+            self.parent.close(until)

@@ -14,7 +14,7 @@ from math import prod
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Index
-from gradc.codegen.nodes import Access, Node, Puller, is_leaf, strides_of, walk
+from gradc.codegen.nodes import Access, Dot, Node, Puller, is_leaf, strides_of, walk
 from gradc.ir import Graph, Value, users_of
 from gradc.leaves import Cast, Reshape
 from gradc.types import DType
@@ -68,7 +68,7 @@ class Stage:
     def operations(self) -> dict[tuple, int]:
         """Arithmetic operations of each expression over all its points; kernels compute what stages have in common once."""
         counted = ((node, operations(node)) for node in self.nodes)
-        return {(node.value, node.kind, node.axes): count for node, count in counted if count}
+        return {(_span(node), node.value, node.kind, _sides(node)): count for node, count in counted if count}
 
     def work(self) -> int:
         total = 1
@@ -139,6 +139,16 @@ def operations(node: Node) -> int:
     if node.kind == "reduce":
         return points * prod(axis.size for axis in node.detail[1])
     return 2 * points * prod(axis.size for axis in node.detail.summed) if node.kind == "dot" else 0
+
+
+def _span(node: Node) -> frozenset[Axis]:
+    """The axes an expression is computed along: its own and those it folds."""
+    return node.axes.union(*(x.axes for x in node.operands))
+
+
+def _sides(node: Node) -> Dot | None:
+    """A product is another one where rows and columns change places."""
+    return node.detail if node.kind == "dot" else None
 
 
 def _reduced(heavy: Node | None) -> tuple[Axis, ...]:
