@@ -1,16 +1,21 @@
 """What a kernel costs on a device: bytes, flops and occupancy make seconds. Completes a plan whose roles are decided.
 
-A kernel's traffic counts each array once, and again for each further pass over a looped axis.
+A kernel's traffic counts each array once, and again for each further pass over a looped axis that reads it (`riding.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 from gradc.codegen.device import Device
+from gradc.codegen.index import Axis
+from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
+from gradc.codegen.recipes import Recipes
+from gradc.codegen.riding import crosses, joined, passes
 from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 
@@ -18,22 +23,27 @@ CHAINED = 0.6  # of the matrix rate is reached where one product waits for what 
 
 
 def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> Plan:
+    """The plan of stages whose axes have roles: sums ride along with what they depend on where that is cheaper than a pass."""
+    plans = [_plan(stages, axes, partial, setting, recipes) for recipes in dict.fromkeys((setting.recipes, None))]
+    return min(plans, key=lambda p: p.seconds)
+
+
+def _plan(
+    stages: Sequence[Stage],
+    axes: tuple[KernelAxis, ...],
+    partial: frozenset[Value],
+    setting: Setting,
+    recipes: Recipes | None,
+) -> Plan:
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
-    passes = _passes(stages, axes)
-    inside = {stage.value for stage in stages}
-    reads: dict[Value, int] = {}
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
-    for stage in stages:
-        for access in stage.accesses:
-            if access.buffer not in inside:
-                times = passes if access.offset.axes & looped else 1
-                reads[access.buffer] = max(reads.get(access.buffer, 0), times)
+    looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
+    reads, again = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
     flops = _flops(stages)
     programs = prod(axis.programs for axis in axes)
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
     moved = written + sum(_read_bytes(buffer, setting) * times for buffer, times in reads.items())
     rate = _matrix_rate(stages, axes, setting.device) if any(map(is_product, stages)) else setting.device.vector_rate
-    seconds = _seconds(moved, flops / rate, programs, bool(partial), setting.device)
+    seconds = _seconds(moved, (flops + again) / rate, programs, bool(partial), setting.device)
     named = _named(axes)
     return Plan(
         tuple(stages),
@@ -45,7 +55,58 @@ def finished_plan(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial
         tuple(reads.items()),
         seconds,
         flops,
+        recipes,
     )
+
+
+def _reads(stages: Sequence[Stage]) -> dict[Value, int]:
+    inside = {stage.value for stage in stages}
+    return {access.buffer: 1 for stage in stages for access in stage.accesses if access.buffer not in inside}
+
+
+def _repeated(
+    stages: Sequence[Stage],
+    looped: tuple[Axis, ...],
+    partial: frozenset[Value],
+    stored: Mapping[Value, None],
+    recipes: Recipes | None,
+) -> tuple[dict[Value, int], int]:
+    """How often each array is read, and the operations done again: once for each pass over the looped axis that needs them."""
+    nodes = joined(stages)
+    carried = {nodes[stage.heavy] for stage in stages if stage.value in partial and stage.heavy is not None}
+    order = walk(
+        [*(nodes[stage.root] for stage in stages if stage.value not in partial), *(x for n in carried for x in n.operands)]
+    )
+    found = passes(order, looped, recipes)
+    needed: dict[int, list[Node]] = {}
+    for node in order:
+        if crosses(node, looped):
+            needed.setdefault(found.ready[node] - 1, []).extend(node.operands)
+    for node in carried:
+        needed.setdefault(max(found.ready[x] for x in node.operands), []).extend(node.operands)
+    for stage in stages:
+        if stage.value in stored and stage.value not in partial and not frozenset(looped).isdisjoint(stage.own):
+            needed.setdefault(found.ready[nodes[stage.root]], []).append(nodes[stage.root])
+    times = Counter(node for sinks in needed.values() for node in _within_a_pass(sinks, looped))
+    reads = _reads(stages)
+    for node, count in times.items():
+        if node.kind == "load":
+            reads[node.detail.buffer] = max(reads[node.detail.buffer], count)
+    again = sum((count - 1) * operations(node) for node, count in times.items())
+    repairs = sum(2 * (ride.recipe.rank - 1) * operations(node) for node, ride in found.rides.items())
+    return reads, again + repairs
+
+
+def _within_a_pass(sinks: Sequence[Node], looped: tuple[Axis, ...]) -> set[Node]:
+    """The nodes along the looped axis that are computed for the sinks of one pass."""
+    seen: set[Node] = set()
+    stack = list(sinks)
+    while stack:
+        node = stack.pop()
+        if node not in seen and not crosses(node, looped) and not node.axes.isdisjoint(looped):
+            seen.add(node)
+            stack.extend(node.operands)
+    return seen
 
 
 def _flops(stages: Sequence[Stage]) -> int:
@@ -91,19 +152,6 @@ def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset
         return stage.value.size * storage_dtype(stage.value, setting.outputs).itemsize
     parts = prod(axis.programs for axis in axes if axis.role == "split")
     return 2 * parts * stage.value.size * stage.value.dtype.compute.itemsize
-
-
-def _passes(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
-    """How many times a looped axis is gone along: once per reduction that waits for another, once more to write along it."""
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
-    if not looped:
-        return 1
-    level: dict[Value, int] = {}
-    for stage in stages:
-        before = max((level[value] for value in stage.needs if value in level), default=0)
-        along = bool(looped & stage.axes) if stage.heavy is not None else bool(looped & frozenset(stage.own))
-        level[stage.value] = before + (1 if along else 0)
-    return max(1, *level.values())
 
 
 def held_tile(stages: Sequence[Stage], held: tuple[KernelAxis, ...]) -> int:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
+
+if TYPE_CHECKING:
+    from gradc.codegen.recipes import Recipes
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Plan:
     reads: tuple[tuple[Value, int], ...]
     seconds: float
     flops: int
+    recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
 
     @property
     def is_product(self) -> bool:
@@ -64,11 +69,12 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a plan depends on besides its stages: the Values that must be stored, the program's outputs, the device."""
+    """What a plan depends on besides its stages: the Values that must be stored, the program's outputs, the device, the recipes."""
 
     kept: frozenset[Value]
     outputs: frozenset[Value]
     device: Device
+    recipes: Recipes | None
 
 
 def power_of_two(size: int) -> int:

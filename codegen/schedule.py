@@ -14,6 +14,7 @@ from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
 from gradc.codegen.plan import Plan, Setting
+from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
 from gradc.codegen.roles import plan
 from gradc.codegen.stages import Stage, State, find_stages
@@ -43,13 +44,13 @@ class Scheduled:
         return tuple(self.buffers.get(value, value) for value in self.plan.stored)
 
 
-def schedule(graph: Graph, device: Device = H200) -> list[Scheduled]:
-    """The kernels of a prepared graph, in launch order."""
+def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None) -> list[Scheduled]:
+    """The kernels of a prepared graph, in launch order. `recipes` say which sums may ride along in another's pass."""
     recomputed = recomputed_products(graph.outputs, device)
-    kept = _scheduled(graph, device, frozenset())
+    kept = _scheduled(graph, device, frozenset(), recipes)
     if not recomputed:
         return kept
-    lean = _scheduled(graph, device, recomputed)
+    lean = _scheduled(graph, device, recomputed, recipes)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -57,10 +58,10 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
-def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value]) -> list[Scheduled]:
+def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value], recipes: Recipes | None) -> list[Scheduled]:
     """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {}, recomputed)
+    state = State(graph, wanted, frozenset(), {}, recomputed, recipes)
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
@@ -98,7 +99,8 @@ def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State,
 
 
 def _fits(stage: Stage, state: State, device: Device) -> bool:
-    return plan([stage], Setting(frozenset((stage.value,)), frozenset(state.graph.outputs), device)) is not None
+    setting = Setting(frozenset((stage.value,)), frozenset(state.graph.outputs), device, state.recipes)
+    return plan([stage], setting) is not None
 
 
 def _partial_buffers(p: Plan) -> dict[Value, Value]:
@@ -136,7 +138,7 @@ def _after(state: State, fixed: list[Scheduled]) -> State:
             elif stage.value in kernel.plan.stored:
                 stored.add(stage.value)
     wanted = tuple(value for value in dict.fromkeys(needed) if value not in stored)
-    return State(state.graph, wanted, frozenset(stored), overrides, state.recomputed - stored)
+    return replace(state, outputs=wanted, stored=frozenset(stored), overrides=overrides, recomputed=state.recomputed - stored)
 
 
 def _total(buffer: Value, heavy: Value, kind: str) -> Value:
