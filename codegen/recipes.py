@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from gradc.codegen.cascade import Cascade, Refusal, derive, to_triton
 from gradc.ops import TABLE
 
-FORMAT = 1  # of what is kept on disk; another number, and nothing older is found
 FILE = "recipe.json"
 SHIPPED = Path(__file__).with_name("recipes.json")
 FAR = 1000  # as the distance between two states: exp(-FAR) is 0 in every dtype
@@ -69,10 +68,13 @@ class Recipe:
 
 
 class Recipes:
-    """The recipes met so far: those shipped, those of the store, those derived in this process."""
+    """The recipes met so far: those shipped, those of the store, those derived in this process.
 
-    def __init__(self, store: Store | None = None):
-        self.store = store
+    `state` says what derived those of the store: another compiler's are not read.
+    """
+
+    def __init__(self, store: Store | None = None, state: str = ""):
+        self.store, self.state = store, state
         self._known: dict[str, Recipe | Refusal] = {}
 
     def of(self, form: str) -> Recipe | Refusal:
@@ -82,7 +84,7 @@ class Recipes:
         return self._known[form]
 
     def _stored(self, form: str) -> Recipe | Refusal:
-        key = sha256(f"recipe {FORMAT} {form}".encode()).hexdigest()[:40]
+        key = sha256(f"recipe {self.state} {form}".encode()).hexdigest()[:40]
         files = self.store.get(key) if self.store is not None else None
         found = from_json(files[FILE]) if files is not None and FILE in files else None
         if found is None:
@@ -110,6 +112,12 @@ def _from_content(content: dict[str, Any]) -> Recipe | Refusal:
     return Recipe(**{name: tuple(part) if isinstance(part, list) else part for name, part in content.items()})
 
 
+def to_file(found: Mapping[str, Recipe | Refusal]) -> str:
+    """The text of `recipes.json`: a form a line."""
+    lines = (json.dumps({"form": json.loads(form), **asdict(found[form])}, ensure_ascii=False) for form in sorted(found))
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
 _SHIPPED: dict[str, Recipe | Refusal] = {}
 
 
@@ -117,7 +125,7 @@ def shipped() -> Mapping[str, Recipe | Refusal]:
     """The recipes of `recipes.json`, which `derived` gives too."""
     if not _SHIPPED:
         content = json.loads(SHIPPED.read_text(encoding="utf-8"))
-        _SHIPPED.update((entry.pop("form"), _from_content(entry)) for entry in content)
+        _SHIPPED.update((json.dumps(entry.pop("form")), _from_content(entry)) for entry in content)
     return _SHIPPED
 
 

@@ -24,6 +24,7 @@ from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
+from gradc.runtime.plan import recipes_on_disk
 from gradc.signature import refuse_misuse, signature_key, static_names
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced
@@ -147,9 +148,9 @@ def lowered(graph: Graph, wrt: int | Sequence[int] | None) -> Lowered:
     """A normalised graph lowered, with its gradient unless `wrt` is empty."""
     places = differentiated_inputs(graph, wrt)
     if not places or not any(value.dtype.is_floating for value in graph.outputs):
-        result = Lowered(graph, lower_graph(graph), None)
+        result = Lowered(graph, lower_graph(graph, recipes=recipes_on_disk()), None)
     else:
-        result = Lowered(graph, *lower_pair(graph, places))
+        result = Lowered(graph, *lower_pair(graph, places, recipes=recipes_on_disk()))
     log("fusion", result.explain)
     return result
 

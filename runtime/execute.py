@@ -23,7 +23,7 @@ from gradc.leaves import Literal
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.logs import log
 from gradc.runtime.module import load_module
-from gradc.runtime.plan import Plan, make_plan, places
+from gradc.runtime.plan import Plan, make_plan, places, recipes_on_disk
 from gradc.runtime.workers import interpret
 
 
@@ -104,7 +104,7 @@ class Executable:
 
 def told(graph: Graph, wrt: tuple[int, ...]) -> str:
     """What was fused in a program, in words."""
-    program = lower_pair(graph, wrt)[0] if wrt else lower_graph(graph)
+    program = lower_pair(graph, wrt, recipes=recipes_on_disk())[0] if wrt else lower_graph(graph, recipes=recipes_on_disk())
     return "\n".join(story(sequence) for sequence in program.sequences)
 
 
