@@ -109,7 +109,12 @@ def from_json(text: str) -> Recipe | Refusal | None:
 def _from_content(content: dict[str, Any]) -> Recipe | Refusal:
     if "reason" in content:
         return Refusal(str(content["reason"]))
-    return Recipe(**{name: tuple(part) if isinstance(part, list) else part for name, part in content.items()})
+    parts: dict[str, Any] = {name: _frozen(part) for name, part in content.items()}
+    return Recipe(**parts)
+
+
+def _frozen(part: Any) -> Any:
+    return tuple(map(_frozen, part)) if isinstance(part, list) else part
 
 
 def to_file(found: Mapping[str, Recipe | Refusal]) -> str:
