@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels import check, force_loops, tensor  # noqa: E402
-from recipe_forms import FILE, entropy, forms_met  # noqa: E402
+from recipe_forms import FILE, attention, entropy, forms_met, masked_attention  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc import types  # noqa: E402
@@ -259,6 +259,49 @@ def test_a_product_rides_along():
     (kernel,) = low.kernels
     assert kernel.source.count("for ") == 1
     assert "product * tl.exp(" in kernel.source
+
+
+def capped_attention(q, k, v):
+    return gradc.softmax(gradc.tanh(q @ k.mT / 4) * 4) @ v
+
+
+def partly_masked_attention(q, k, v):
+    """Some queries see nothing until the last keys."""
+    scores = q @ k.mT * 0.125
+    seen = gradc.arange(80) > 70 - 90 * gradc.expand_dims(gradc.arange(80) % 3, 1)
+    return gradc.softmax(gradc.where(seen, scores, -INF)) @ v
+
+
+ATTENTION = {
+    attention: lambda q, k, v: (q @ k.mT * 0.125).softmax(-1) @ v,
+    masked_attention: lambda q, k, v: ((q @ k.mT * 0.125).masked_fill(~torch.ones(80, 80).tril().bool(), -INF)).softmax(-1) @ v,
+    capped_attention: lambda q, k, v: ((q @ k.mT / 4).tanh() * 4).softmax(-1) @ v,
+    partly_masked_attention: lambda q, k, v: (
+        ((q @ k.mT * 0.125).masked_fill(torch.arange(80) <= 70 - 90 * (torch.arange(80) % 3)[:, None], -INF)).softmax(-1) @ v
+    ),
+}
+
+
+@pytest.mark.parametrize("function", ATTENTION, ids=lambda f: f.__name__)
+def test_products_of_products_ride_along(function):
+    shapes = [(2, 80, 16)] * 3
+    low = lowered(function, *shapes)
+    assert len(low.kernels) == 1
+    assert "contract rides along with max" in low.explain()
+    check(function, ATTENTION[function], *(tensor(*shape, seed=i) for i, shape in enumerate(shapes)), factor=32)
+
+
+def test_queries_that_see_nothing():
+    """They give NaN, as the plain formula does, and the others nothing of it."""
+    seen = torch.arange(80) > torch.where(torch.arange(80) % 7 == 5, 90, 40)[:, None]
+
+    def masked(q, k, v, seen):
+        return gradc.softmax(gradc.where(seen, q @ k.mT * 0.125, -INF)) @ v
+
+    def reference(q, k, v, seen):
+        return (q @ k.mT * 0.125).masked_fill(~seen, -INF).softmax(-1) @ v
+
+    check(masked, reference, *(tensor(2, 80, 16, seed=i) for i in range(3)), seen, wrt=())
 
 
 @pytest.mark.parametrize("function", [scores_and_values, guarded_values])
