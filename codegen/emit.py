@@ -14,7 +14,9 @@ from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
 from gradc.codegen.index import Axis, Index, term_axes, term_extent
 from gradc.codegen.nodes import Access, Node, Puller, walk
+from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis
+from gradc.codegen.riding import notes, passes, reduced_axes
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.searches import owner_of
@@ -37,6 +39,7 @@ class Emitted:
     warps: int
     pipeline: int
     helpers: frozenset[str]
+    notes: tuple[str, ...] = ()  # which sums ride along in another's pass, and why others do not
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,7 @@ class _Kernel:
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
         wide = self._needs_64_bits()
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
+        self.notes: list[str] = []
         self.print = Expressions(
             self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
         )
@@ -110,7 +114,14 @@ class _Kernel:
         source = "\n".join([*heading, "@triton.jit", f"def {name}({self.print.signature()}):", *self.root.lines])
         programs = prod(axis.programs for axis in self.axes)
         return Emitted(
-            name, source, self.print.arguments(), programs, self.plan.warps, self.plan.pipeline, frozenset(self.print.helpers)
+            name,
+            source,
+            self.print.arguments(),
+            programs,
+            self.plan.warps,
+            self.plan.pipeline,
+            frozenset(self.print.helpers),
+            tuple(self.notes),
         )
 
     def _split_loop(self, split: KernelAxis) -> None:
@@ -159,7 +170,9 @@ class _Kernel:
         late_carried: list[Node],
     ) -> None:
         needed = walk([*(store.node for store in stores if store.node not in carried), *(node.operands[0] for node in carried)])
-        levels = self._levels(needed, loop)
+        found = passes(needed, loop.axes, self.plan.recipes)
+        levels = found.ready
+        self.notes += notes(found)
         folded = [node for node in needed if self._crosses(node, loop) and node not in carried and scope.find(node) is None]
         along_stores = [store for store in stores if store not in late_stores]
         along_carried = [node for node in carried if node not in late_carried]
@@ -168,13 +181,18 @@ class _Kernel:
             return max((levels[x] for x in node.operands), default=0)
 
         last = max(
-            [*(level_of(node) for node in (*folded, *along_carried)), *(levels[store.node] for store in along_stores)],
+            [
+                *(levels[node] - 1 for node in folded),
+                *(level_of(node) for node in along_carried),
+                *(levels[store.node] for store in along_stores),
+            ],
             default=-1,
         )
         for number in range(last + 1):
-            here = [node for node in folded if level_of(node) == number]
+            here = [node for node in folded if levels[node] - 1 == number]
+            online = Online(self.print, found.rides, here, loop)
             for node in here:
-                self.print.start_accumulator(scope, node)
+                (online.start if node in online.stepwise else self.print.start_accumulator)(scope, node)
             sinks = [
                 *(node.operands[0] for node in along_carried if level_of(node) == number),
                 *(store.node for store in along_stores if levels[store.node] == number),
@@ -188,12 +206,13 @@ class _Kernel:
             lines = () if scans or written else needed_lines(reductions, loop.axes)
             body = self._open_loop(scope, loop, reductions, any(node.detail[1] for node in scans), lines)
             for node in reductions:
-                self.print.accumulate(body, node)
+                (online.step if node in online.stepwise else self.print.accumulate)(body, node)
             for store in written:
                 self._write(body, store)
+            online.close(body)
             body.close(until=scope)
             for node in here:
-                self.print.finish_accumulator(scope, node)
+                (online.finish if node in online.stepwise else self.print.finish_accumulator)(scope, node)
 
     def _open_loop(
         self, scope: Scope, loop: KernelAxis, reductions: list[Node], backwards: bool, lines: tuple[Index, ...]
@@ -204,14 +223,6 @@ class _Kernel:
         body = Scope(scope, scope.bound | {loop})
         self.print.open_loop(body, loop, backwards, lines)
         return body
-
-    def _levels(self, nodes: list[Node], loop: KernelAxis) -> dict[Node, int]:
-        """The pass in which each node can first be computed: one later than the reductions along the loop it needs."""
-        levels: dict[Node, int] = {}
-        for node in nodes:
-            before = max((levels[x] for x in node.operands if x in levels), default=0)
-            levels[node] = before + 1 if self._crosses(node, loop) else before
-        return levels
 
     def _write(self, scope: Scope, store: Store) -> None:
         value = self.print.at(store.node, scope)
@@ -224,11 +235,4 @@ class _Kernel:
         self.print.store(scope, value, store.buffer, store.access, part, once)
 
 
-def reduced_axes(node: Node) -> tuple[Axis, ...]:
-    """The axes a node folds away."""
-    if node.kind == "reduce":
-        return node.detail[1]
-    return node.detail.summed if node.kind == "dot" else ()
-
-
-__all__ = ["INDENT", "Emitted", "Variable", "emit_kernel", "reduced_axes"]
+__all__ = ["INDENT", "Emitted", "Variable", "emit_kernel"]

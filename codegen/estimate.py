@@ -1,21 +1,26 @@
 """What a kernel costs on a device: bytes, arithmetic and occupancy make seconds. Completes a plan whose roles are decided.
 
-A kernel's traffic counts each array once, and again for each further pass over a looped axis, unless the rows of all the
-programs in flight stay in the cache meanwhile. Its time is that of the slowest of four: memory, the cache that programs share,
-arithmetic, and the tiles that one program goes through one after another.
+A kernel's traffic counts each array once, and again for each further pass over a looped axis that reads it (`riding.py`),
+unless the rows of all the programs in flight stay in the cache meanwhile. Its time is that of the slowest of four: memory, the
+cache that programs share, arithmetic, and the tiles that one program goes through one after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
+from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting
+from gradc.codegen.recipes import Recipes
+from gradc.codegen.riding import crosses, joined
+from gradc.codegen.riding import passes as passes_of
 from gradc.codegen.shares import visited_share
-from gradc.codegen.stages import Stage, storage_dtype
+from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
@@ -33,35 +38,50 @@ def finished_plan(
     setting: Setting,
     share: float | None = None,
 ) -> Plan:
-    """The plan with these roles: what it stores and reads, its warps, and its seconds.
+    """The plan with these roles: sums ride along with what they depend on where that is cheaper than a pass.
 
     `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
     """
+    plans = [_plan(stages, axes, partial, setting, recipes, share) for recipes in dict.fromkeys((setting.recipes, None))]
+    return min(plans, key=lambda p: p.seconds)
+
+
+def _plan(
+    stages: Sequence[Stage],
+    axes: tuple[KernelAxis, ...],
+    partial: frozenset[Value],
+    setting: Setting,
+    recipes: Recipes | None,
+    share: float | None,
+) -> Plan:
+    """What the roles make of the stages: what is stored and read, warps, and seconds."""
     axes = _named(axes)
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
     multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
     arrays = _arrays(stages, axes, setting)
+    looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
+    times, repeated = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
+    passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
     needed = _registers(stages, axes, partial, arrays, warps, setting.device)
     flying = min(programs, setting.device.processors * _resident(needed, warps, setting.device))
-    passes = _passes(stages, axes)
-    again = 1 if passes == 1 or _stays_in_cache(arrays, flying, setting.device) else passes
-    reads = {array.value: again if array.looped else 1 for array in arrays}
+    stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
+    reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
     moved = written + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
-    shared = written + sum(array.bytes * _visits(passes if array.looped else 1, share) * array.readers for array in arrays)
+    shared = written + sum(array.bytes * _visits(times[array.value], share) * array.readers for array in arrays)
     flops = _flops(stages, axes, share)
     tiles = prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     bounds = Bounds(
         moved / setting.device.bandwidth,
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
-        flops / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
+        (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
         (2 if partial else 1) * setting.device.launch_seconds,
     )
     pipeline = OPERANDS_AHEAD if multiplies else 1
-    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops)
+    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops, recipes)
 
 
 def is_product(stage: Stage) -> bool:
@@ -129,19 +149,54 @@ def _stays_in_cache(arrays: Sequence[Array], flying: int, device: Device) -> boo
     return flying * sum(array.row for array in arrays if array.looped) <= CACHE_SHARE * device.cache_bytes
 
 
-def _passes(stages: Sequence[Stage], axes: tuple[KernelAxis, ...]) -> int:
-    """How many times a looped axis is gone along: once per reduction that waits for another, once more to write along it."""
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
-    if not looped:
-        return 1
-    finished: dict[Value, int] = {}  # how many passes a stage's result has to wait for
-    passes = 1
+def _reads(stages: Sequence[Stage]) -> dict[Value, int]:
+    inside = {stage.value for stage in stages}
+    return {access.buffer: 1 for stage in stages for access in stage.accesses if access.buffer not in inside}
+
+
+def _repeated(
+    stages: Sequence[Stage],
+    looped: tuple[Axis, ...],
+    partial: frozenset[Value],
+    stored: Mapping[Value, None],
+    recipes: Recipes | None,
+) -> tuple[dict[Value, int], int]:
+    """How often each array is read, and the operations done again: once for each pass over the looped axis that needs them."""
+    nodes = joined(stages)
+    carried = {nodes[stage.heavy] for stage in stages if stage.value in partial and stage.heavy is not None}
+    order = walk(
+        [*(nodes[stage.root] for stage in stages if stage.value not in partial), *(x for n in carried for x in n.operands)]
+    )
+    found = passes_of(order, looped, recipes)
+    needed: dict[int, list[Node]] = {}
+    for node in order:
+        if crosses(node, looped):
+            needed.setdefault(found.ready[node] - 1, []).extend(node.operands)
+    for node in carried:
+        needed.setdefault(max(found.ready[x] for x in node.operands), []).extend(node.operands)
     for stage in stages:
-        before = max((finished[value] for value in stage.needs if value in finished), default=0)
-        finished[stage.value] = before + (not looped.isdisjoint(stage.reduced))
-        if not looped.isdisjoint(stage.axes):
-            passes = max(passes, before + 1)
-    return passes
+        if stage.value in stored and stage.value not in partial and not frozenset(looped).isdisjoint(stage.own):
+            needed.setdefault(found.ready[nodes[stage.root]], []).append(nodes[stage.root])
+    times = Counter(node for sinks in needed.values() for node in _within_a_pass(sinks, looped))
+    reads = _reads(stages)
+    for node, count in times.items():
+        if node.kind == "load":
+            reads[node.detail.buffer] = max(reads[node.detail.buffer], count)
+    again = sum((count - 1) * operations(node) for node, count in times.items())
+    repairs = sum(2 * (ride.recipe.rank - 1) * operations(node) for node, ride in found.rides.items())
+    return reads, again + repairs
+
+
+def _within_a_pass(sinks: Sequence[Node], looped: tuple[Axis, ...]) -> set[Node]:
+    """The nodes along the looped axis that are computed for the sinks of one pass."""
+    seen: set[Node] = set()
+    stack = list(sinks)
+    while stack:
+        node = stack.pop()
+        if node not in seen and not crosses(node, looped) and not node.axes.isdisjoint(looped):
+            seen.add(node)
+            stack.extend(node.operands)
+    return seen
 
 
 # Arithmetic and occupancy -------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def story(sequence: LaunchSequence) -> str:
         lines.append(
             f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"
         )
-        lines += [f"      {reason}" for reason in _reasons(kernel, sequence.identifiers)]
+        lines += [f"      {reason}" for reason in (*_reasons(kernel, sequence.identifiers), *emitted.notes)]
     return "\n".join(lines)
 
 

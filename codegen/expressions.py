@@ -100,6 +100,10 @@ class Expressions:
         """The kernel axes along which an expression over `axes` has a tile dimension."""
         return tuple(k for k in self.axes if is_vector(k) and axes & frozenset(k.axes))
 
+    def vectors(self) -> tuple[KernelAxis, ...]:
+        """The kernel axes that are tile dimensions, in their order."""
+        return tuple(filter(is_vector, self.axes))
+
     def at(self, node: Node, scope: Scope) -> Variable:
         """The variable (or short expression) for `node`, printing what it needs."""
         known = scope.find(node)
@@ -123,7 +127,7 @@ class Expressions:
         text, axes, binding = self._text(node, operands, home)
         named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
         if (named or len(text) > INLINE_LENGTH) and text != self._node_names.get(node):
-            return self._assign(node, text, axes, home)
+            return self.assign(node, text, axes, home)
         return Variable(text, axes, home.depth, binding)
 
     def _home(self, node: Node, operands: list[Variable], scope: Scope) -> Scope:
@@ -144,12 +148,12 @@ class Expressions:
         needs_mask = node.kind == "reduce" and axis.role in ("split", "loop") and bool(inside & frozenset(node.detail[1]))
         return bool(node.axes & inside) or needs_mask
 
-    def _assign(self, node: Node, text: str, axes: tuple[KernelAxis, ...], home: Scope) -> Variable:
-        name = self._name(node)
+    def assign(self, node: Node, text: str, axes: tuple[KernelAxis, ...], home: Scope) -> Variable:
+        name = self.name_of(node)
         home.add(f"{name} = {text}", remark(node))
         return Variable(name, axes, home.depth)
 
-    def _name(self, node: Node) -> str:
+    def name_of(self, node: Node) -> str:
         if node not in self._node_names:
             wish = self.buffer_names[node.value] if node.kind == "load" else node.value.name
             self._node_names[node] = self.names.fresh(wish or fallback_name(node))
@@ -227,7 +231,7 @@ class Expressions:
         """An operand that a template writes more than once is given a name first."""
         if template.count(f"{{{place}}}") < 2 or x.text.isidentifier() or x.constant:
             return x
-        named = scope.known[operand] = self._assign(operand, x.text, x.axes, scope)
+        named = scope.known[operand] = self.assign(operand, x.text, x.axes, scope)
         return named
 
     def _cast(self, node: Node, x: Variable) -> Printed:
@@ -275,10 +279,10 @@ class Expressions:
     def _resident_reduce(self, node: Node, x: Variable, scope: Scope) -> Printed:
         kind, reduced = node.detail
         folded = [k for k in self.axes if is_vector(k) and frozenset(k.axes) & frozenset(reduced)]
-        text, axes = self._only_inside(node, node.operands[0], x, folded, scope)
-        return self._fold(kind, node.dtype, text, axes, folded), tuple(k for k in axes if k not in folded), ATOM
+        text, axes = self.only_inside(node, node.operands[0], x, folded, scope)
+        return self.fold(kind, node.dtype, text, axes, folded), tuple(k for k in axes if k not in folded), ATOM
 
-    def _fold(self, kind: str, dtype: DType, text: str, axes: tuple[KernelAxis, ...], folded: list[KernelAxis]) -> str:
+    def fold(self, kind: str, dtype: DType, text: str, axes: tuple[KernelAxis, ...], folded: list[KernelAxis]) -> str:
         for axis in reversed([k for k in axes if k in folded]):
             position = axes.index(axis)
             axes = tuple(k for k in axes if k is not axis)
@@ -289,7 +293,7 @@ class Expressions:
                 text = f"tl.reduce({text}, {position}, {HELPERS[kind]})"
         return text
 
-    def _only_inside(
+    def only_inside(
         self, node: Node, body: Node, x: Variable, folded: list[KernelAxis], scope: Scope
     ) -> tuple[str, tuple[KernelAxis, ...]]:
         """The body with the reduction's identity in the lanes that overhang, over all the axes folded."""
@@ -317,7 +321,7 @@ class Expressions:
         """The accumulator of a reduction over a loop, before it: a tile of the body's shape, folded once at the end."""
         kind = "sum" if node.kind == "dot" else node.detail[0]
         axes = self._accumulator_axes(node)
-        name = self._name(node) if node.kind == "dot" else self.names.fresh(self._wish(node) + "_acc")
+        name = self.name_of(node) if node.kind == "dot" else self.names.fresh(self.wish(node) + "_acc")
         shape = ", ".join(self.positions.block(k) for k in axes)
         dtype = triton_dtype(node.dtype.compute)
         start = (
@@ -326,7 +330,7 @@ class Expressions:
         scope.add(f"{name} = {start}")
         self.accumulators[node] = (name, axes)
 
-    def _wish(self, node: Node) -> str:
+    def wish(self, node: Node) -> str:
         return node.value.name or fallback_name(node)
 
     def _accumulator_axes(self, node: Node) -> tuple[KernelAxis, ...]:
@@ -339,12 +343,12 @@ class Expressions:
         """One step of a reduction over a loop, inside it."""
         name, axes = self.accumulators[node]
         if node.kind == "dot":
-            return self._multiply(scope, node, name)
+            return self.multiply(scope, node, name)
         kind = node.detail[0]
         body = node.operands[0]
         x = self.widened(body, scope)
         folded = [k for k in axes if frozenset(k.axes) & frozenset(node.detail[1])]
-        text, _ = self._only_inside(node, body, x, folded, scope)
+        text, _ = self.only_inside(node, body, x, folded, scope)
         if text == x.text:
             text = x.expanded(axes, 0)
         if kind in ("sum", "prod"):
@@ -353,7 +357,7 @@ class Expressions:
             nan = ", propagate_nan=tl.PropagateNan.ALL" if node.dtype.is_floating else ""
             scope.add(f"{name} = tl.{kind}imum({name}, {text}{nan})", remark(node))
 
-    def _multiply(self, scope: Scope, node: Node, name: str) -> None:
+    def multiply(self, scope: Scope, node: Node, name: str) -> None:
         a, b, _ = self._factors(node, scope)
         scope.add(f"{name} = tl.dot({a}, {b}, {name}{_precision(node)})", remark(node))
 
@@ -388,14 +392,14 @@ class Expressions:
             scope.known[node] = Variable(name, axes, scope.depth)
             return
         folded = [k for k in axes if frozenset(k.axes) & frozenset(node.detail[1])]
-        text = self._fold(node.detail[0], node.dtype, name, axes, folded)
+        text = self.fold(node.detail[0], node.dtype, name, axes, folded)
         left = tuple(k for k in axes if k not in folded)
-        scope.known[node] = self._assign(node, text, left, scope) if text != name else Variable(name, left, scope.depth)
+        scope.known[node] = self.assign(node, text, left, scope) if text != name else Variable(name, left, scope.depth)
 
     def start_scan(self, scope: Scope, node: Node) -> None:
         """What a running sum along a loop carries from tile to tile, before the loop."""
         axes = tuple(k for k in self.tile_axes(node.axes) if not frozenset(k.axes) & frozenset(node.detail[0]))
-        name = self.accumulators[node][0] if node in self.accumulators else self.names.fresh(f"{self._wish(node)}_so_far")
+        name = self.accumulators[node][0] if node in self.accumulators else self.names.fresh(f"{self.wish(node)}_so_far")
         shape = ", ".join(self.positions.block(k) for k in axes)
         scope.add(f"{name} = tl.zeros([{shape}], {triton_dtype(node.dtype.compute)})")
         self.accumulators[node] = (name, axes)
@@ -417,7 +421,7 @@ class Expressions:
             return running, axes, ATOM
         name, kept = self.accumulators[node]
         before = Variable(name, kept, scope.depth)
-        whole = self._name(node)
+        whole = self.name_of(node)
         scope.add(f"{whole} = {before.expanded(axes)} + {running}", remark(node))
         scope.add(f"{name} += tl.sum({text}, axis={place})")
         return whole, axes, ATOM

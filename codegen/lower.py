@@ -16,6 +16,7 @@ from gradc.codegen.explain import heading
 from gradc.codegen.module import HostFunction, buffer_identifiers, module_text, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
+from gradc.codegen.recipes import KNOWN, Recipes
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
 from gradc.codegen.schedule import Scheduled, schedule
@@ -47,20 +48,22 @@ class Program:
     source: str
 
 
-def lower_graph(graph: Graph, device: Device = H200) -> Program:
-    """A program without a backward. `graph` is normalised."""
+def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = KNOWN) -> Program:
+    """A program without a backward. `graph` is normalised. Without `recipes` no sum rides along with what it depends on."""
     title, taken = _title(graph)
-    forward = _sequence("forward", prepare(with_literals(graph)), title, frozenset(), taken, device)
+    forward = _sequence("forward", prepare(with_literals(graph)), title, frozenset(), taken, device, recipes)
     return _program(title, (forward,), "")
 
 
-def lower_pair(graph: Graph, wrt: Sequence[int], device: Device = H200) -> tuple[Program, Partition]:
+def lower_pair(
+    graph: Graph, wrt: Sequence[int], device: Device = H200, recipes: Recipes | None = KNOWN
+) -> tuple[Program, Partition]:
     """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised."""
     split = differentiate(graph, wrt, device)
     results = len(graph.outputs)
     title, taken = _title(graph)
-    forward = _sequence("forward", split.forward, title, frozenset(split.forward.outputs[results:]), taken, device)
-    backward = _sequence("backward", split.backward, title, frozenset(), taken, device)
+    forward = _sequence("forward", split.forward, title, frozenset(split.forward.outputs[results:]), taken, device, recipes)
+    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, recipes)
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
     wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
     return _program(title, (forward, backward), wiring), split
@@ -126,10 +129,10 @@ def _arrays(graph: Graph, kernels: list[Scheduled]) -> list[Value]:
 
 
 def _sequence(
-    phase: str, graph: Graph, title: str, statistics: frozenset[Value], taken: Names, device: Device
+    phase: str, graph: Graph, title: str, statistics: frozenset[Value], taken: Names, device: Device, recipes: Recipes | None
 ) -> LaunchSequence:
     """`statistics` are the outputs kept for the backward alone, which lie in memory as computed."""
-    kernels = schedule(graph, device)
+    kernels = schedule(graph, device, recipes)
     identifiers = buffer_identifiers(_arrays(graph, kernels))
     outputs = frozenset(graph.outputs) - statistics
     dtypes = {value: storage_dtype(value, outputs) for value in identifiers}

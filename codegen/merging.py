@@ -45,7 +45,8 @@ class Merger:
     def __init__(self, stages: Sequence[Stage], state: State, done: Sequence[Any], device: Device):
         self.stages = {stage.value: stage for stage in stages}
         self.position = {stage.value: i for i, stage in enumerate(stages)}
-        self.outputs, self.required, self.device = frozenset(state.graph.outputs), frozenset(state.outputs), device
+        self.outputs, self.required = frozenset(state.graph.outputs), frozenset(state.outputs)
+        self.device, self.recipes = device, state.recipes
         self.users: dict[Value, set[Value]] = {value: set() for value in self.stages}
         for stage in stages:
             for need in stage.needs:
@@ -91,9 +92,8 @@ class Merger:
         kept = frozenset(value for value in ordered if value in self.required or self.users[value] - inside)
         stages = [self.stages[value] for value in ordered]
         shares = all(need in stage.shareable for stage in stages for need in stage.needs & inside)
-        return Group(
-            ordered, self.position[ordered[0]], plan(stages, Setting(kept, self.outputs, self.device)) if shares else None
-        )
+        setting = Setting(kept, self.outputs, self.device, self.recipes)
+        return Group(ordered, self.position[ordered[0]], plan(stages, setting) if shares else None)
 
     def _union(self, a: Group, b: Group) -> Group:
         if (a, b) not in self._unions:

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING
 
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
+
+if TYPE_CHECKING:
+    from gradc.codegen.recipes import Recipes
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Plan:
     reads: tuple[tuple[Value, int], ...]
     bounds: Bounds
     flops: int
+    recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
 
     @property
     def seconds(self) -> float:
@@ -103,8 +108,9 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a plan depends on besides its stages: the Values that must be stored, the program's outputs, the device."""
+    """What a plan depends on besides its stages: the Values that must be stored, the program's outputs, the device, the recipes."""
 
     kept: frozenset[Value]
     outputs: frozenset[Value]
     device: Device
+    recipes: Recipes | None

@@ -184,6 +184,16 @@ class Positions:
             self.root.add(f"{self._starts[axis]} = {self._programs[axis]} * {self.block(axis)}")
         return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
+    def seen(self, loop: KernelAxis) -> str:
+        """How many elements of a looped axis have been gone over with the present tile."""
+        return f"tl.minimum({self._parts[loop, -2, -2]} + {self.block(loop)}, {self.size(loop)})"
+
+    def count(self, axis: KernelAxis) -> str:
+        """How many elements of an axis the present tile has."""
+        if axis.role != "loop":
+            return self.size(axis)
+        return f"tl.minimum({self.block(axis)}, {self.size(axis)} - {self._parts[axis, -2, -2]})"
+
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         return _expand(f"in_{self._variables[axis]}", axis, axes)
 

@@ -14,7 +14,6 @@ from gradc.codegen.index import power_of_two
 from gradc.codegen.nodes import Dot, Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
-from gradc.ir import Value
 
 MOST_PRODUCTS = 2  # accumulators of matrix products one kernel may carry
 
@@ -25,27 +24,26 @@ def product_plan(stages: Sequence[Stage], products: list[Stage], setting: Settin
     assert first is not None
     dot = first.detail
     own, summed = frozenset(products[0].own), frozenset(dot.summed)
-    values = {stage.value for stage in stages}
     for stage in stages:
         if stage.heavy is not None and stage.heavy.kind == "dot":
-            fits = stage.heavy.detail == dot and frozenset(stage.own) == own and not _within(stage.heavy, values)
+            fits = stage.heavy.detail == dot and frozenset(stage.own) == own
         elif stage.heavy is None:
             fits = frozenset(stage.own) == own
         else:
             fits = stage.heavy.kind == "reduce" and frozenset(stage.reduced) == summed and frozenset(stage.own) < own
-            fits = fits and not _within(stage.heavy, values)
         if not fits:
             return None
     if len(products) > MOST_PRODUCTS:
         return None
     ordered = sorted(stages, key=lambda stage: stage not in products)
     tiles = [_product_axes(dot, ordered, caps) for caps in _product_tiles(dot, stages)]
-    return min((finished_plan(stages, axes, frozenset(), setting) for axes in tiles), key=lambda p: p.seconds)
+    plans = (finished_plan(stages, axes, frozenset(), setting) for axes in tiles)
+    return min(filter(_is_one_pass, plans), key=lambda p: p.seconds, default=None)
 
 
-def _within(heavy: Node, values: set[Value]) -> bool:
-    """Whether the body of a reduction reads another stage of the same kernel."""
-    return any(node.kind == "load" and node.detail.buffer in values for node in walk([heavy]))
+def _is_one_pass(plan: Plan) -> bool:
+    """Whether what a sum needs of another one does not make it wait: tiles of products are not read twice."""
+    return all(times == 1 for _, times in plan.reads)
 
 
 def _product_axes(dot: Dot, stages: Sequence[Stage], caps: tuple[int, int, int]) -> tuple[KernelAxis, ...]:

@@ -14,6 +14,7 @@ from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
 from gradc.codegen.plan import Plan, Setting
+from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
 from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications
@@ -44,20 +45,23 @@ class Scheduled:
         return tuple(self.buffers.get(value, value) for value in self.plan.stored)
 
 
-def schedule(graph: Graph, device: Device = H200) -> list[Scheduled]:
-    """The kernels of a prepared graph, in launch order: the faster program where its small products can be computed in two ways."""
+def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None) -> list[Scheduled]:
+    """The kernels of a prepared graph, in launch order: the faster program where its small products can be computed in two ways.
+
+    `recipes` say which sums may ride along in another's pass.
+    """
     recomputed = recomputed_products(graph.outputs, device)
-    programs = (_lean(graph, device, recomputed, limit) for limit in limits(graph))
+    programs = (_lean(graph, device, recomputed, limit, recipes) for limit in limits(graph))
     return min(programs, key=_seconds)
 
 
-def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int) -> list[Scheduled]:
+def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None) -> list[Scheduled]:
     """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
-    kept = _scheduled(graph, device, frozenset(), limit)
+    kept = _scheduled(graph, device, frozenset(), limit, recipes)
     large = frozenset(value for value in recomputed if multiplications(value) > limit)
     if not large:
         return kept
-    lean = _scheduled(graph, device, large, limit)
+    lean = _scheduled(graph, device, large, limit, recipes)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -65,10 +69,12 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
-def _scheduled(graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int) -> list[Scheduled]:
+def _scheduled(
+    graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int, recipes: Recipes | None
+) -> list[Scheduled]:
     """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {}, recomputed, small_product)
+    state = State(graph, wanted, frozenset(), {}, recomputed, small_product, recipes)
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
@@ -106,7 +112,8 @@ def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State,
 
 
 def _fits(stage: Stage, state: State, device: Device) -> bool:
-    return plan([stage], Setting(frozenset((stage.value,)), frozenset(state.graph.outputs), device)) is not None
+    setting = Setting(frozenset((stage.value,)), frozenset(state.graph.outputs), device, state.recipes)
+    return plan([stage], setting) is not None
 
 
 def _partial_buffers(p: Plan) -> dict[Value, Value]:

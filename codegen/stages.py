@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING
 
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
@@ -18,6 +19,9 @@ from gradc.codegen.nodes import Access, Dot, Node, Puller, is_leaf, strides_of, 
 from gradc.ir import Graph, Value, users_of
 from gradc.leaves import Cast, Reshape
 from gradc.types import DType
+
+if TYPE_CHECKING:
+    from gradc.codegen.recipes import Recipes
 
 HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
 MOVES = (structure.Slice, structure.Pad, structure.Flip, structure.Concatenate, structure.Gather)
@@ -87,6 +91,7 @@ class State:
     overrides: Mapping[Value, Value] = None  # type: ignore[assignment]
     recomputed: frozenset[Value] = frozenset()
     small_product: int = 0
+    recipes: Recipes | None = None
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""

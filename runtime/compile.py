@@ -26,6 +26,7 @@ from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
+from gradc.runtime.plan import recipes_on_disk
 from gradc.signature import refuse_misuse, signature_key, static_names
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced
@@ -153,9 +154,9 @@ def lowered(graph: Graph, wrt: int | Sequence[int] | None, device: Device = H200
     """A normalised graph lowered, with its gradient unless `wrt` is empty."""
     places = differentiated_inputs(graph, wrt)
     if not places or not any(value.dtype.is_floating for value in graph.outputs):
-        result = Lowered(graph, lower_graph(graph, device), None, device)
+        result = Lowered(graph, lower_graph(graph, device, recipes_on_disk()), None, device)
     else:
-        result = Lowered(graph, *lower_pair(graph, places, device), device)
+        result = Lowered(graph, *lower_pair(graph, places, device, recipes_on_disk()), device)
     log("fusion", result.explain)
     return result
 

@@ -25,7 +25,7 @@ from gradc.runtime.cache import DiskCache
 from gradc.runtime.device import present_device
 from gradc.runtime.logs import log
 from gradc.runtime.module import load_module
-from gradc.runtime.plan import Plan, make_plan, places
+from gradc.runtime.plan import Plan, make_plan, places, recipes_on_disk
 from gradc.runtime.workers import interpret
 
 
@@ -107,7 +107,8 @@ class Executable:
 
 def told(graph: Graph, wrt: tuple[int, ...], device: Device) -> str:
     """What was fused in a program, in words."""
-    program = lower_pair(graph, wrt, device)[0] if wrt else lower_graph(graph, device)
+    recipes = recipes_on_disk()
+    program = lower_pair(graph, wrt, device, recipes)[0] if wrt else lower_graph(graph, device, recipes)
     return "\n".join(story(sequence) for sequence in program.sequences)
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from gradc.codegen.device import Device
 from gradc.codegen.lower import Program, differentiate, lower_graph, lower_pair, with_literals
+from gradc.codegen.recipes import Recipes
 from gradc.codegen.residuals import Partition
 from gradc.errors import PACKAGE_FOLDERS
 from gradc.ir import Graph, Value
-from gradc.runtime.cache import DiskCache, digest
+from gradc.runtime.cache import DiskCache, default_folder, digest
 
 FORMAT = "1"
 
@@ -46,15 +47,25 @@ def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache, device: Devi
 @cache
 def compiler_state() -> str:
     """What the compiler is: its version and its own files, so that an edited one does not find an older one's programs."""
-    files = sorted(path for folder in PACKAGE_FOLDERS for path in Path(folder).rglob("*.py"))
+    files = sorted(path for folder in PACKAGE_FOLDERS for kind in ("*.py", "*.json") for path in Path(folder).rglob(kind))
     return digest(version("gradc"), *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
 
 
 def _lowered(graph: Graph, wrt: tuple[int, ...], device: Device) -> Plan:
     if not wrt:
-        return Plan(lower_graph(graph, device).source, len(graph.outputs))
-    program, split = lower_pair(graph, wrt, device)
+        return Plan(lower_graph(graph, device, recipes_on_disk()).source, len(graph.outputs))
+    program, split = lower_pair(graph, wrt, device, recipes_on_disk())
     return Plan(program.source, len(graph.outputs), places(split))
+
+
+def recipes_on_disk() -> Recipes:
+    """The recipes for sums that ride along, kept between processes in the disk cache."""
+    return _recipes_in(default_folder())
+
+
+@cache
+def _recipes_in(folder: Path) -> Recipes:
+    return Recipes(DiskCache(folder), compiler_state())
 
 
 def places(split: Partition) -> tuple[tuple[str, int], ...]:

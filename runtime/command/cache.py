@@ -56,6 +56,8 @@ def described(texts: Mapping[str, str] | None) -> str:
         return "damaged: made again when needed"
     if "counts.json" in texts:
         return "a built kernel"
+    if "recipe.json" in texts:
+        return "how a sum is repaired"
     text = texts.get("module.py") or texts.get("kernels.py") or ""
     if not text.startswith('"""'):
         return ", ".join(sorted(texts))

@@ -1,0 +1,297 @@
+"""Which sums ride along with the reductions they depend on: how many passes over a looped axis a kernel needs.
+
+A sum whose body needs a finished reduction along the same axis waits for the next pass, unless its recipe (`recipes.py`)
+says how to repair it while that reduction is still moving, and the repair is right in floats too. No function is named here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from gradc import types
+from gradc.codegen.cascade import Refusal
+from gradc.codegen.index import Axis
+from gradc.codegen.nodes import Access, Node, walk
+from gradc.codegen.recipes import Recipe, Recipes
+from gradc.codegen.stages import Stage
+from gradc.ops import TABLE
+
+LONGEST = 60  # functions in a body that may be a form
+EXTREMES = {"max": float("-inf"), "min": float("inf")}  # what an extremum is before the first element
+
+
+@dataclass(frozen=True, eq=False)
+class Ride:
+    """How a sum rides along. `leaves` are what the names of the recipe stand for: `states` those that move meanwhile.
+
+    `sources` are the reductions that each state is computed from; `extremes` says of a state that it is itself "max" or "min" of a reduction, or "".
+    """
+
+    recipe: Recipe
+    leaves: Mapping[str, Node]
+    states: tuple[str, ...]
+    sources: tuple[tuple[Node, ...], ...]
+    extremes: tuple[str, ...]
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the sum never grows when its state moves, whatever the state was before."""
+        (extreme, *others) = self.extremes
+        return not others and bool(extreme) and extreme == self.recipe.shrinks
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """`ready` is the number of passes after which a node can be computed; `rides` who needs none of its own; `refused` why not."""
+
+    ready: Mapping[Node, int]
+    rides: Mapping[Node, Ride]
+    refused: Mapping[Node, str]
+
+
+def passes(nodes: Iterable[Node], loop: Sequence[Axis], recipes: Recipes | None) -> Passes:
+    """The passes over a looped axis that `nodes`, operands first, need. Without recipes nothing rides along."""
+    ready: dict[Node, int] = {}
+    rides: dict[Node, Ride] = {}
+    refused: dict[Node, str] = {}
+    for node in nodes:
+        before = max((ready[x] for x in node.operands if x in ready), default=0)
+        ready[node] = before
+        if not crosses(node, loop):
+            continue
+        if before and recipes is not None:
+            unfinished = frozenset(other for other, number in ready.items() if number == before and crosses(other, loop))
+            found = ride(node, loop, unfinished - {node}, recipes)
+            if isinstance(found, Ride):
+                rides[node] = found
+                continue
+            refused[node] = found.reason
+        ready[node] = before + 1
+    return Passes(ready, rides, refused)
+
+
+def reduced_axes(node: Node) -> tuple[Axis, ...]:
+    """The axes a node folds away."""
+    if node.kind == "reduce":
+        return node.detail[1]
+    return node.detail.summed if node.kind == "dot" else ()
+
+
+def crosses(node: Node, loop: Sequence[Axis]) -> bool:
+    """Whether a node folds a looped axis away."""
+    return not frozenset(loop).isdisjoint(reduced_axes(node))
+
+
+# From a sum to its recipe --------------------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """Says why a sum takes another pass."""
+
+
+def ride(node: Node, loop: Sequence[Axis], unfinished: frozenset[Node], recipes: Recipes) -> Ride | Refusal:
+    """How `node`, a reduction along `loop`, is computed in the pass of the `unfinished` ones it depends on."""
+    try:
+        return _ride(node, frozenset(loop), unfinished, recipes)
+    except _Refused as refused:
+        return Refusal(str(refused))
+
+
+def _ride(node: Node, loop: frozenset[Axis], unfinished: frozenset[Node], recipes: Recipes) -> Ride:
+    if node.kind == "reduce" and node.detail[0] != "sum":
+        raise _Refused(f"the {node.detail[0]} of what is still moving")
+    if any(axis.size == 0 for axis in loop):
+        raise _Refused("the axis is empty")
+    form = _Form(node, loop, unfinished)
+    text = json.dumps(form.tree)
+    recipe = recipes.of(text)
+    if isinstance(recipe, Refusal):
+        raise _Refused(recipe.reason)
+    states = tuple(name for name in form.leaves if name[0] == "d")
+    sources = [_sources(form.leaves[name], unfinished) for name in states]
+    for state, polynomial, reductions in zip(states, recipe.polynomial, sources, strict=True):
+        _check_state(form, state, polynomial, reductions, loop)
+    if node.kind == "dot" and (recipe.rank > 1 or not recipe.keeps_body):
+        raise _Refused("a product of matrices whose sum moves by more than a factor")
+    if not recipe.is_diagonal:
+        _check_operands(form, [reduction for reductions in sources for reduction in reductions])
+    extremes = tuple(
+        reductions[0].detail[0] if form.leaves[name] is reductions[0] and reductions[0].detail[0] in EXTREMES else ""
+        for name, reductions in zip(states, sources, strict=True)
+    )
+    return Ride(recipe, form.leaves, states, tuple(map(tuple, sources)), extremes)
+
+
+class _Form:
+    """The body of a sum as a tree of table functions over names, and what the names stand for.
+
+    What does not depend on an unfinished reduction is one name, as large as it comes; so is what does but is the same along
+    the whole loop: a state.
+    """
+
+    def __init__(self, node: Node, loop: frozenset[Axis], unfinished: frozenset[Node]):
+        self.loop = loop
+        self.leaves: dict[str, Node] = {}
+        self._names: dict[Node, str] = {}
+        self._length = 0
+        self._moving: set[Node] = set()
+        for inner in walk(list(node.operands)):
+            if inner in unfinished or (not crosses(inner, tuple(loop)) and any(x in self._moving for x in inner.operands)):
+                self._moving.add(inner)
+        trees = [self._tree(x) for x in node.operands]
+        self.tree = trees[0] if len(trees) == 1 else ["multiply", *trees]
+        if not any(self.along(leaf) for leaf in self.leaves.values()):
+            raise _Refused("its body is the same along the whole loop")
+
+    def along(self, node: Node) -> bool:
+        return not node.axes.isdisjoint(self.loop)
+
+    def _tree(self, node: Node) -> Any:
+        if node not in self._moving:
+            if node.kind == "constant":
+                return float(node.detail)
+            return self._leaf("x" if self.along(node) else "c", node)
+        if not self.along(node):
+            return self._leaf("d", node)
+        self._length += 1
+        if self._length > LONGEST:
+            raise _Refused(f"its body has more than {LONGEST} functions of what is still moving")
+        if node.kind == "cast" and _widens(node):
+            return self._tree(node.operands[0])
+        if node.kind != "apply":
+            raise _Refused(f"a {node.kind} of what is still moving")
+        if node.detail.gives == "bool":
+            raise _Refused(f"the condition {node.detail.name} of what is still moving")
+        return [node.detail.name, *map(self._tree, node.operands)]
+
+    def _leaf(self, kind: str, node: Node) -> str:
+        if node not in self._names:
+            if kind == "d" and not node.dtype.is_floating:
+                raise _Refused(f"a state of dtype {node.dtype.name}")
+            self._names[node] = f"{kind}{sum(name[0] == kind for name in self.leaves)}"
+            self.leaves[self._names[node]] = node
+        return self._names[node]
+
+
+def _widens(cast: Node) -> bool:
+    """Whether a cast keeps every number as it is."""
+    origin, target = cast.operands[0].dtype, cast.detail
+    return target.is_floating and origin.is_floating and target.itemsize >= max(4, origin.compute.itemsize)
+
+
+def _sources(state: Node, unfinished: frozenset[Node]) -> list[Node]:
+    """The unfinished reductions that a state is computed from, those of its sums included where they have sources too."""
+    seen: list[Node] = []
+    stack = [state]
+    known = {state}
+    while stack:
+        node = stack.pop()
+        if node in unfinished:
+            seen.append(node)
+            continue
+        for x in node.operands:
+            if x not in known:
+                known.add(x)
+                stack.append(x)
+    return seen
+
+
+# What is right over the reals must be right in floats ------------------------------------------------------------------
+
+
+def _check_state(form: _Form, state: str, polynomial: bool, reductions: Sequence[Node], loop: frozenset[Axis]) -> None:
+    """Raises unless the sums can be kept at what the state is so far, and be repaired without leaving the range of floats."""
+    for reduction in reductions:
+        if reduction.kind != "reduce" or reduction.detail[0] not in ("sum", *EXTREMES):
+            raise _Refused("it depends on a product of matrices or of numbers that is still moving")
+        if not loop <= frozenset(reduction.detail[1]):
+            raise _Refused("it depends on a reduction along a part of the loop")
+    kinds = {reduction.detail[0] for reduction in reductions}
+    if "sum" in kinds and not polynomial:
+        raise _Refused(f"a sum so far ({_called(form, state)}) may be so far from the whole one that the repair overflows")
+    if "sum" not in kinds:
+        for reduction in reductions:
+            _check_extreme(form, reduction)
+
+
+def _called(form: _Form, name: str) -> str:
+    return _name(form.leaves[name])
+
+
+def _check_extreme(form: _Form, reduction: Node) -> None:
+    """Raises unless an element that never is the extremum, ±inf, counts for nothing at any finite one (or makes NaN).
+
+    Then nothing that was summed before the first finite element is lost, whatever state it was summed at.
+    """
+    (body,), kind = reduction.operands, reduction.detail[0]
+    lost = [name for name, leaf in form.leaves.items() if leaf is body]
+    conditions = [name for name, leaf in form.leaves.items() if leaf.dtype == types.bool_]
+    for truth in product((True, False), repeat=len(conditions)):
+        at: dict[str, Any] = {name: np.float64({"x": 1.5, "d": 0.75, "c": 1.25}[name[0]]) for name in form.leaves}
+        at |= dict.fromkeys(lost, np.float64(EXTREMES[kind])) | dict(zip(conditions, map(np.bool_, truth), strict=True))
+        with np.errstate(all="ignore"):
+            value = _number(form.tree, at)
+        if value != 0 and not np.isnan(value):
+            raise _Refused(f"where the {kind} is {EXTREMES[kind]}, its body does not vanish")
+
+
+def _number(tree: Any, at: Mapping[str, Any]) -> Any:
+    if isinstance(tree, list):
+        return TABLE[tree[0]].numpy(*(_number(x, at) for x in tree[1:]))
+    return at[tree] if isinstance(tree, str) else np.float64(tree)
+
+
+def _check_operands(form: _Form, reductions: Sequence[Node]) -> None:
+    """Raises unless an infinity in the body makes a state infinite too.
+
+    Where one sum is added to another at a repair, an infinite one leaves NaN; so does the plain formula then.
+    """
+    operands = {x for reduction in reductions for x in reduction.operands}
+    for name, leaf in form.leaves.items():
+        if name[0] == "x" and leaf not in operands and leaf.dtype.is_floating:
+            raise _Refused(f"{_called(form, name)} may be infinite where the states are not")
+
+
+# The stages of a plan as one graph ---------------------------------------------------------------------------------------
+
+
+def joined(stages: Sequence[Stage]) -> dict[Node, Node]:
+    """The nodes of stages that share a kernel, as they are computed there: a read of another stage is what that stage computes."""
+    made: dict[tuple[Any, ...], Node] = {}
+    result: dict[Node, Node] = {}
+    roots = {stage.value: stage.root for stage in stages}
+    for stage in stages:
+        for node in stage.nodes:
+            inside = node.kind == "load" and node.detail.buffer in roots and node.detail.buffer is not stage.value
+            if inside and roots[node.detail.buffer] in result:
+                result[node] = result[roots[node.detail.buffer]]
+                continue
+            operands = tuple(result[x] for x in node.operands)
+            key = (node.kind, node.value.number, _detail(node), tuple(map(id, operands)))
+            result[node] = made.setdefault(key, replace(node, operands=operands))
+    return result
+
+
+def _detail(node: Node) -> Any:
+    if isinstance(node.detail, Access):
+        return node.detail.buffer.number, node.detail.index, node.detail.guards
+    return repr(node.detail) if node.kind == "constant" else node.detail
+
+
+def notes(found: Passes) -> Iterator[str]:
+    """What is worth telling of the passes: which sums ride along, and why others do not."""
+    for node, ride in found.rides.items():
+        states = ", ".join(dict.fromkeys(_name(ride.leaves[state]) for state in ride.states))
+        yield f"{_name(node)} rides along with {states}: one pass less"
+    for node, reason in found.refused.items():
+        yield f"{_name(node)} took another pass: {reason}"
+
+
+def _name(node: Node) -> str:
+    return node.value.name or node.value.operation.name
