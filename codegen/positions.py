@@ -186,13 +186,15 @@ class Positions:
 
     def seen(self, loop: KernelAxis) -> str:
         """How many elements of a looped axis have been gone over with the present tile."""
-        return f"tl.minimum({self._parts[loop, -2, -2]} + {self.block(loop)}, {self.size(loop)})"
+        if loop.block == 1:
+            return f"({self._variables[loop]} + 1)"
+        return f"tl.minimum({self._starts[loop]} + {self.block(loop)}, {self.size(loop)})"
 
     def count(self, axis: KernelAxis) -> str:
         """How many elements of an axis the present tile has."""
         if axis.role != "loop":
             return self.size(axis)
-        return f"tl.minimum({self.block(axis)}, {self.size(axis)} - {self._parts[axis, -2, -2]})"
+        return "1" if axis.block == 1 else f"tl.minimum({self.block(axis)}, {self.size(axis)} - {self._starts[axis]})"
 
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         return _expand(f"in_{self._variables[axis]}", axis, axes)

@@ -13,6 +13,7 @@ from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc.codegen import roles, searches  # noqa: E402
+from gradc.codegen.plan import Bounds  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -23,7 +24,7 @@ def searching(monkeypatch, tmp_path):
 
     def preferred(stages, setting):
         plan = searches.search_plan(stages, setting)
-        return plan and replace(plan, seconds=0.0)
+        return plan and replace(plan, bounds=Bounds(0.0, 0.0, 0.0, 0.0, 0.0))
 
     monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(searches, "SEARCHED", 16)
