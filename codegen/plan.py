@@ -1,6 +1,6 @@
 """What a kernel will be: its axes with their roles, the stages it computes, and what it costs. Plain data.
 
-Roles: `grid` (tiles across programs), `split` (each program takes every parts-th tile and leaves partial results),
+Roles: `host` (the host runs chunk after chunk), `grid` (tiles across programs), `split` (each program takes every parts-th tile and leaves partial results),
 `loop` (a sequential loop in the program) and `resident` (the whole extent in the tile).
 """
 
@@ -15,6 +15,22 @@ from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
+
+
+@dataclass(frozen=True)
+class HostLoop:
+    """An axis of `size` positions that the host goes along in chunks. The last chunk starts earlier where they do not divide it."""
+
+    size: int
+    chunk: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.size // self.chunk)
+
+    @property
+    def divides(self) -> bool:
+        return self.size % self.chunk == 0
 
 
 @dataclass(frozen=True)
