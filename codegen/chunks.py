@@ -39,6 +39,11 @@ class Placed(structure.Marker):
     name = "placed"
 
 
+def unplaced(value: Value) -> Value:
+    """The Value as it lies where it is not written into a part of a larger array: row-major."""
+    return value.operands[0] if isinstance(value.operation, Placed) else value
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """`part` stands in a chunk's program for the chunk of `array` along `run`; without a `run`, for the chunk's own slot."""

@@ -11,7 +11,7 @@ import torch
 from kernels import check, force_loops, tensor
 
 import gradc
-from gradc.codegen import host, recomputed
+from gradc.codegen import host, lower, recomputed
 from gradc.codegen.lower import lower_pair
 from gradc.runtime.compile import program_of
 
@@ -175,6 +175,23 @@ def test_an_owner_whose_chunks_are_not_contiguous():
 
     q, k = operands()
     low = close_to(averaged, lambda q, k, v: ((q @ k.T).softmax(-1) @ v).T, q, k, tensor(COLUMNS, 2, seed=2))
+    assert "[:, start:start + " in low.source
+
+
+@small
+def test_parts_of_a_sum_beside_chunks_that_are_not_contiguous(monkeypatch, tmp_path):
+    """What the programs of a chunk's kernel leave for each other lies row by row, whatever it is written into in the end."""
+    force_loops(monkeypatch, tmp_path)
+    monkeypatch.setattr(host, "memory_for", lambda graph, budget=None: host.Memory(64, 64))
+    monkeypatch.setattr(lower, "memory_for", host.memory_for)
+
+    def attention(q, k, v):
+        return gradc.softmax(q @ k.mT, axis=-1) @ v
+
+    arrays = [tensor(2, 7, 8, seed=seed) for seed in range(3)]
+    low = close_to(attention, lambda q, k, v: (q @ k.mT).softmax(-1) @ v, *arrays)
+    strided = [kernel for kernel in low.kernels if "host" in kernel.schedule and "split" in kernel.schedule]
+    assert strided, low.explain()
     assert "[:, start:start + " in low.source
 
 
