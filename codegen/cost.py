@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gradc.codegen.chunks import HostCounter
 from gradc.codegen.estimate import touched
 from gradc.codegen.schedule import Scheduled
 from gradc.ir import Value
@@ -65,9 +66,10 @@ class Cost:
 
 
 def traffic(kernel: Scheduled, identifiers: Mapping[Value, str], dtypes: Mapping[Value, DType]) -> Traffic:
-    """What a kernel reads and writes."""
-    reads = tuple(_buffer(v, touched(v) * times, identifiers, dtypes) for v, times in kernel.plan.reads)
-    return Traffic(reads, tuple(_buffer(v, v.size, identifiers, dtypes) for v in kernel.writes))
+    """What a kernel reads and writes, in all its launches."""
+    arrays = [(v, times) for v, times in kernel.plan.reads if not isinstance(v.operation, HostCounter)]
+    reads = tuple(_buffer(v, touched(v) * times * kernel.times, identifiers, dtypes) for v, times in arrays)
+    return Traffic(reads, tuple(_buffer(v, v.size * kernel.times, identifiers, dtypes) for v in kernel.writes))
 
 
 def _buffer(value: Value, elements: int, identifiers: Mapping[Value, str], dtypes: Mapping[Value, DType]) -> Buffer:
@@ -78,4 +80,5 @@ def _buffer(value: Value, elements: int, identifiers: Mapping[Value, str], dtype
 def phase_cost(kernels: tuple[Scheduled, ...], identifiers: Mapping[Value, str], dtypes: Mapping[Value, DType]) -> PhaseCost:
     """The cost of a launch sequence."""
     moved = sum(traffic(kernel, identifiers, dtypes).bytes for kernel in kernels)
-    return PhaseCost(len(kernels), moved, sum(kernel.plan.flops for kernel in kernels))
+    launches = sum(kernel.times for kernel in kernels)
+    return PhaseCost(launches, moved, sum(kernel.plan.flops * kernel.times for kernel in kernels))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from gradc.codegen.chunks import unplaced
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
 from gradc.codegen.index import Axis, Index, term_axes, term_extent
@@ -83,7 +84,7 @@ class _Kernel:
         if stage.value not in self.plan.partial:
             return Store(root, stage.value, access, stage)
         heavy = next(node for node in walk([root]) if node.kind == "reduce" and node.value is stage.heavy.value)  # type: ignore[union-attr]
-        return Store(heavy, self.kernel.buffers[stage.value], access, stage)
+        return Store(heavy, self.kernel.buffers[stage.value], Access(unplaced(stage.value), access.index), stage)
 
     def _needs_64_bits(self) -> frozenset[KernelAxis]:
         """The axes whose positions take 64 bits: those that carry some array, or a position itself, far past 2**31."""

@@ -27,7 +27,8 @@ def heading(kernel: Scheduled, title: str, phase: str, identifiers: Mapping[Valu
 
 def schedule_line(kernel: Scheduled) -> str:
     """A kernel's schedule in one line: `row: split 132 x 1   column: resident`."""
-    return "   ".join(f"{axis.name}: {_role(axis)}" for axis in kernel.plan.axes) or "one program"
+    host = [f"chunk: host {kernel.loop.chunk} x {kernel.loop.count}"] if kernel.loop else []
+    return "   ".join([*host, *(f"{axis.name}: {_role(axis)}" for axis in kernel.plan.axes)]) or "one program"
 
 
 def _role(axis: KernelAxis) -> str:
@@ -55,7 +56,8 @@ def size(count: int) -> str:
 
 def story(sequence: LaunchSequence) -> str:
     """A launch sequence in words: a line per kernel, what rides along in it, and why the next kernel is another one."""
-    lines = [f"{sequence.phase}: {len(sequence.scheduled)} launch{'' if len(sequence.scheduled) == 1 else 'es'}"]
+    launches = sum(kernel.times for kernel in sequence.scheduled)
+    lines = [f"{sequence.phase}: {launches} launch{'' if launches == 1 else 'es'}"]
     for kernel, emitted in zip(sequence.scheduled, sequence.emitted, strict=True):
         lines.append(f"  {emitted.name:<32} {schedule_line(kernel)}")
         lines.append(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradc import types
+from gradc.codegen.chunks import HostCounter
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
@@ -31,7 +32,7 @@ INLINE_LENGTH = 44  # a longer expression gets a line of its own
 
 @dataclass(frozen=True, eq=False)
 class Argument:
-    """A parameter of a kernel: `kind` is buffer, size or constexpr; `value` is the Value or the number passed."""
+    """A parameter of a kernel: `kind` is buffer, size, constexpr or counter; `value` is the Value or the number passed."""
 
     name: str
     kind: str
@@ -249,6 +250,8 @@ class Expressions:
 
     def _load(self, node: Node, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         access: Access = node.detail
+        if isinstance(access.buffer.operation, HostCounter):
+            return f"tl.cast({self.positions.counter(access.buffer)}, {triton_dtype(access.buffer.dtype)})"
         flat = access.offset
         pointer, offset = self.pointer(access.buffer), self.positions.index_text(flat, axes, scope)
         missing = [k for k in axes if not flat.axes & frozenset(k.axes)]  # a masked read needs an address for every lane

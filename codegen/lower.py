@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradc.autodiff import vjp_graph
 from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
 from gradc.codegen.explain import heading
-from gradc.codegen.module import HostFunction, buffer_identifiers, module_text, wiring_text
+from gradc.codegen.host import Memory, memory_for, sections, too_large, too_large_to_keep
+from gradc.codegen.module import HostFunction, Step, array_names, module_text, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
 from gradc.codegen.recipes import KNOWN, Recipes
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
-from gradc.codegen.schedule import Scheduled, schedule
+from gradc.codegen.schedule import Scheduled
 from gradc.codegen.stages import storage_dtype
 from gradc.ir import Graph, Value
 from gradc.leaves import Literal, make_input
@@ -48,22 +49,34 @@ class Program:
     source: str
 
 
-def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = KNOWN) -> Program:
-    """A program without a backward. `graph` is normalised. Without `recipes` no sum rides along with what it depends on."""
+def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = KNOWN, budget: int | None = None) -> Program:
+    """A program without a backward. `graph` is normalised; `budget` limits the bytes of one intermediate.
+
+    Without `recipes` no sum rides along with what it depends on.
+    """
     title, taken = _title(graph)
-    forward = _sequence("forward", prepare(with_literals(graph)), title, frozenset(), taken, device, recipes)
+    prepared = prepare(with_literals(graph))
+    memory = memory_for(prepared, budget)
+    forward = _sequence("forward", prepared, title, frozenset(), taken, device, recipes, memory)
     return _program(title, (forward,), "")
 
 
 def lower_pair(
-    graph: Graph, wrt: Sequence[int], device: Device = H200, recipes: Recipes | None = KNOWN
+    graph: Graph, wrt: Sequence[int], device: Device = H200, recipes: Recipes | None = KNOWN, budget: int | None = None
 ) -> tuple[Program, Partition]:
-    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised."""
-    split = differentiate(graph, wrt, device)
+    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised; the rest as above.
+
+    What is too large to store is computed again in the backward; where that would store it too, it is kept after all.
+    """
+    memory = memory_for(prepare(with_literals(graph)), budget)
+    split = differentiate(graph, wrt, device, memory)
+    if split.recomputes and any(too_large(s, memory) for s in sections(split.backward, frozenset(), memory, device, recipes)):
+        split = differentiate(graph, wrt, device)
     results = len(graph.outputs)
     title, taken = _title(graph)
-    forward = _sequence("forward", split.forward, title, frozenset(split.forward.outputs[results:]), taken, device, recipes)
-    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, recipes)
+    kept = frozenset(split.forward.outputs[results:])
+    forward = _sequence("forward", split.forward, title, kept, taken, device, recipes, memory)
+    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, recipes, memory)
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
     wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
     return _program(title, (forward, backward), wiring), split
@@ -81,8 +94,11 @@ def _program(title: str, sequences: tuple[LaunchSequence, ...], wiring: str) -> 
     return Program(sequences, module_text(headline, [sequence.host for sequence in sequences], dtypes, wiring))
 
 
-def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200) -> Partition:
-    """The forward and backward graphs of a normalised graph, prepared for scheduling."""
+def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200, memory: Memory | None = None) -> Partition:
+    """The forward and backward graphs of a normalised graph, prepared for scheduling.
+
+    Without a `memory` everything the backward needs is kept that is not cheap to compute again.
+    """
     graph = prepare(with_literals(graph))
     outputs = graph.outputs
     cotangents = [
@@ -101,9 +117,10 @@ def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200) -> Pa
     gradients = read_through_outputs(outputs, joined_sums(gradients, device))
     renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
     given = [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating]
-    split = partition(renamed, outputs, given, gradients, device)
+    again = too_large_to_keep((*outputs, *gradients), memory) if memory else frozenset()
+    split = partition(renamed, outputs, given, gradients, again, device)
     forward = Graph(graph.inputs, split.forward.outputs, split.forward.output_names, graph.title)
-    return Partition(forward, split.backward, split.residuals)
+    return replace(split, forward=forward)
 
 
 def with_literals(graph: Graph) -> Graph:
@@ -120,41 +137,35 @@ def _output_names(graph: Graph) -> list[str]:
     ]
 
 
-def _arrays(graph: Graph, kernels: list[Scheduled]) -> list[Value]:
-    return [
-        *graph.inputs,
-        *graph.outputs,
-        *(v for kernel in kernels for v in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes)),
-    ]
-
-
 def _sequence(
-    phase: str, graph: Graph, title: str, statistics: frozenset[Value], taken: Names, device: Device, recipes: Recipes | None
+    phase: str,
+    graph: Graph,
+    title: str,
+    statistics: frozenset[Value],
+    taken: Names,
+    device: Device,
+    recipes: Recipes | None,
+    memory: Memory,
 ) -> LaunchSequence:
     """`statistics` are the outputs kept for the backward alone, which lie in memory as computed."""
-    kernels = schedule(graph, device, recipes)
-    identifiers = buffer_identifiers(_arrays(graph, kernels))
-    outputs = frozenset(graph.outputs) - statistics
-    dtypes = {value: storage_dtype(value, outputs) for value in identifiers}
-    emitted = []
+    parts = sections(graph, statistics, memory, device, recipes)
+    kernels = [kernel for section in parts for kernel in section.kernels]
+    arrays = array_names(graph, parts)
+    identifiers, outputs = arrays.identifiers, frozenset(graph.outputs) - statistics
+    dtypes = {value: storage_dtype(arrays.home.get(value, value), outputs) for value in identifiers}
+    emitted = {}
     for kernel in kernels:
-        name = taken.fresh(_kernel_name(title, phase, kernel, kernels, identifiers))
-        emitted.append(
-            emit_kernel(
-                kernel,
-                name,
-                identifiers,
-                dtypes,
-                heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes)),
-            )
-        )
-    launches = f"{len(kernels)} launch{'' if len(kernels) == 1 else 'es'}"
-    host = HostFunction(phase, f"{title}, {phase}: {launches}.", graph.inputs, tuple(emitted), graph.outputs, identifiers)
-    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted), host, identifiers, dtypes)
+        made = [identifiers[arrays.home.get(value, value)] for value in kernel.writes]
+        name = taken.fresh(_kernel_name(title, phase, [] if kernel is kernels[0] else made))
+        lines = heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))
+        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines)
+    count = sum(kernel.times for kernel in kernels)
+    summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
+    steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)
+    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home)
+    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes)
 
 
-def _kernel_name(title: str, phase: str, kernel: Scheduled, kernels: list[Scheduled], identifiers: dict[Value, str]) -> str:
+def _kernel_name(title: str, phase: str, made: list[str]) -> str:
     base = title if title.endswith(phase) else f"{title}_{phase}"
-    return (
-        base if len(kernels) == 1 or kernel is kernels[0] else f"{base}_{'_'.join(identifiers[v] for v in kernel.writes[:3])}"
-    )
+    return "_".join([base, *made[:3]])

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gradc.codegen.chunks import View
 from gradc.codegen.emit import Emitted
+from gradc.codegen.expressions import Argument
+from gradc.codegen.host import Section
 from gradc.codegen.names import Names, identifier
-from gradc.ir import Value
+from gradc.codegen.plan import HostLoop
+from gradc.ir import Graph, Value
 from gradc.leaves import Input
 from gradc.types import DType, row_major
 
@@ -30,21 +34,67 @@ EXPECT = '''def expect(name, array, shape, dtype, strides):
 
 
 @dataclass(frozen=True, eq=False)
+class Step:
+    """Kernels launched one after another: once, or for every chunk of a loop that reads and writes `views` of arrays."""
+
+    kernels: tuple[Emitted, ...]
+    loop: HostLoop | None = None
+    views: tuple[View, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class HostFunction:
-    """One launch sequence: `inputs` in, `kernels` in order, `outputs` out."""
+    """One launch sequence: `inputs` in, the kernels of `steps` in order, `outputs` out.
+
+    `home` is the array that a Value of a step's program stands for, where it is another Value.
+    """
 
     name: str
     summary: str
     inputs: tuple[Value, ...]
-    kernels: tuple[Emitted, ...]
+    steps: tuple[Step, ...]
     outputs: tuple[Value, ...]
     identifiers: dict[Value, str]
+    home: dict[Value, Value]
+
+    @property
+    def kernels(self) -> tuple[Emitted, ...]:
+        return tuple(kernel for step in self.steps for kernel in step.kernels)
 
 
-def buffer_identifiers(values: Sequence[Value]) -> dict[Value, str]:
-    """A unique identifier for every array of a host function."""
-    names = Names(("tl", "expect", "device"))
-    return {value: names.fresh(value.name or value.operation.name) for value in dict.fromkeys(values)}
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """What the arrays of a launch sequence are called; `home` as in a HostFunction."""
+
+    identifiers: dict[Value, str]
+    home: dict[Value, Value]
+
+
+def array_names(graph: Graph, sections: Sequence[Section]) -> Arrays:
+    """A unique identifier for every array of a host function; Values that stand for the same array share it."""
+    counters = ("start", "first") if any(section.loop for section in sections) else ()
+    names = Names(("tl", "expect", "device", *counters))
+    found: dict[Value, str] = {}
+    home: dict[Value, Value] = {}
+
+    def name(value: Value) -> str:
+        if value not in found:
+            found[value] = names.fresh(value.name or value.operation.name)
+        return found[value]
+
+    for value in (*graph.inputs, *graph.outputs):
+        name(value)
+    for section in sections:
+        home |= section.aliases
+        found |= {alias: name(array) for alias, array in section.aliases.items()}
+        found |= {counter: counter.name or "start" for counter in section.counters}
+        for view in section.views:
+            home[view.part] = view.array
+            found[view.part] = names.fresh(f"{name(view.array).rstrip('_')}_chunk")
+        for kernel in section.kernels:
+            for value in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes):
+                name(value)
+    return Arrays(found, home)
 
 
 def module_text(title: str, functions: Sequence[HostFunction], dtypes: dict[Value, DType], wiring: str = "") -> str:
@@ -79,21 +129,68 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
         )
         name = identifiers[value]
         lines.append(f"    expect({name!r}, {name}, {value.shape}, torch.{dtypes[value].name}, {strides})")
-    made = dict.fromkeys(
-        [
-            v
-            for kernel in function.kernels
-            for a in kernel.arguments
-            if a.kind == "buffer" and (v := a.value) not in set(function.inputs)
-        ]
-        + [v for v in function.outputs if v not in set(function.inputs)]
-    )
-    if made and inputs:
+    if function.outputs and inputs and not set(function.outputs) <= set(function.inputs):
         lines.append(f"    device = {inputs[0]}.device")
-    lines += [f"    {identifiers[v]} = torch.empty({v.shape}, dtype=torch.{dtypes[v].name}, device=device)" for v in made]
-    lines += [f"    {launch_text(kernel, identifiers)}" for kernel in function.kernels]
+    known = dict.fromkeys(function.inputs)
+    for step, later in zip(function.steps, _later(function), strict=True):
+        touched = _touched(step, function.home)
+        made = [value for value in (*touched, *(() if later else function.outputs)) if value not in known]
+        known |= dict.fromkeys(made)
+        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v])}" for v in dict.fromkeys(made)]
+        lines += step_lines(step, identifiers)
+        gone = [value for value in touched if later and value not in later and value not in set(function.inputs)]
+        gone += [view.part for view in _passed_views(function.steps) if view.array in set(gone)]
+        lines += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
     results = ", ".join(identifiers[v] for v in function.outputs)
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
+
+
+def _allocation(name: str, shape: tuple[int, ...], dtype: DType) -> str:
+    return f"{name} = torch.empty({shape}, dtype=torch.{dtype.name}, device=device)"
+
+
+def _touched(step: Step, home: Mapping[Value, Value]) -> dict[Value, None]:
+    """The arrays a step reads or writes."""
+    values = (a.value for kernel in step.kernels for a in kernel.arguments if a.kind == "buffer")
+    return dict.fromkeys(home.get(value, value) for value in values)
+
+
+def _later(function: HostFunction) -> list[dict[Value, None]]:
+    """For every step, the arrays that are used after it; nothing for the last."""
+    later: list[dict[Value, None]] = [{}]
+    for step in reversed(function.steps[1:]):
+        later.append(later[-1] | dict.fromkeys(function.outputs) | _touched(step, function.home))
+    return later[::-1]
+
+
+def _passed_views(steps: Sequence[Step]) -> list[View]:
+    """The views that kernels are given."""
+    passed = {a.value for step in steps for kernel in step.kernels for a in kernel.arguments if a.kind == "buffer"}
+    return [view for step in steps for view in step.views if view.part in passed]
+
+
+def step_lines(step: Step, identifiers: dict[Value, str]) -> list[str]:
+    """The launches of a step; those of a loop with the views of their chunk."""
+    launches = [f"    {launch_text(kernel, identifiers)}" for kernel in step.kernels]
+    if step.loop is None:
+        return launches
+    size, chunk = step.loop.size, step.loop.chunk
+    counted = "start" if step.loop.divides else "first"
+    lines = [f"    for {counted} in range(0, {size}, {chunk}):"]
+    if not step.loop.divides:
+        lines.append(f"        start = min(first, {size - chunk})  # the last chunk goes over some positions again")
+    lines += [f"        {_view_text(view, identifiers, step.loop)}" for view in _passed_views([step])]
+    return lines + [f"    {line}" for line in launches]
+
+
+def _view_text(view: View, identifiers: dict[Value, str], loop: HostLoop) -> str:
+    array = identifiers[view.array]
+    if view.run is None:
+        place = f"{'start' if loop.divides else 'first'} // {loop.chunk}"
+    else:
+        place = ":, " * view.run[0] + f"start:start + {loop.chunk}"
+        array += f".flatten({view.run[0]}, {view.run[-1]})" if len(view.run) > 1 else ""
+    return f"{identifiers[view.part]} = {array}[{place}]"
 
 
 def wiring_text(
@@ -161,9 +258,15 @@ def class_name(title: str) -> str:
 
 def launch_text(kernel: Emitted, identifiers: dict[Value, str]) -> str:
     """One launch: `kernel[(programs,)](arrays, sizes, CONSTANTS=..., num_warps=...)`."""
-    arguments = [identifiers[a.value] if a.kind == "buffer" else f"{a.name}={a.value}" for a in kernel.arguments]
+    arguments = [
+        identifiers[a.value] if a.kind == "buffer" else f"{a.name}={_number(a, identifiers)}" for a in kernel.arguments
+    ]
     options = [f"num_warps={kernel.warps}"] + ([f"num_stages={kernel.pipeline}"] if kernel.pipeline > 1 else [])
     return f"{kernel.name}[({kernel.programs},)]({', '.join([*arguments, *options])})"
 
 
-__all__ = ["HostFunction", "buffer_identifiers", "host_text", "identifier", "module_text"]
+def _number(argument: Argument, identifiers: dict[Value, str]) -> str:
+    return identifiers[argument.value] if argument.kind == "counter" else str(argument.value)
+
+
+__all__ = ["HostFunction", "Step", "array_names", "host_text", "identifier", "module_text"]

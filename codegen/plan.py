@@ -1,8 +1,8 @@
 """What a kernel will be: its axes with their roles, the stages it computes, and what it costs. Plain data.
 
-Roles: `grid` (tiles across programs), `split` (each program takes every parts-th tile and leaves partial results),
-`loop` (a sequential loop in the program) and `resident` (the whole extent in the tile). A loop in steps of 1 whose `parts`
-are more than 1 goes through the steps that a search finds among so many at a time (`searches.py`).
+Roles: `host` (the host runs chunk after chunk), `grid` (tiles across programs), `split` (each program takes every parts-th tile
+and leaves partial results), `loop` (a sequential loop in the program) and `resident` (the whole extent in the tile). A loop in
+steps of 1 whose `parts` are more than 1 goes through the steps that a search finds among so many at a time (`searches.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,22 @@ from gradc.ir import Value
 
 if TYPE_CHECKING:
     from gradc.codegen.recipes import Recipes
+
+
+@dataclass(frozen=True)
+class HostLoop:
+    """An axis of `size` positions that the host goes along in chunks. The last chunk starts earlier where they do not divide it."""
+
+    size: int
+    chunk: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.size // self.chunk)
+
+    @property
+    def divides(self) -> bool:
+        return self.size % self.chunk == 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
+from gradc.ir import Value
 
 PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_size"}
 
@@ -30,7 +31,8 @@ class Positions:
         compute: Callable[[Any, Scope], Variable],
     ):
         self.axes, self.names, self.root, self.wide, self.compute = axes, names, root, wide, compute
-        self.parameters: dict[str, tuple[str, int]] = {}
+        self.parameters: dict[str, tuple[str, Any]] = {}
+        self._counters: dict[Value, str] = {}
         self._numbers: dict[int, str] = {}
         self._variables: dict[KernelAxis, str] = {axis: names.fresh(axis.name) for axis in axes}
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
@@ -58,6 +60,13 @@ class Positions:
         if value not in self._numbers:
             self._numbers[value] = self._parameter(wish, value)
         return self._numbers[value]
+
+    def counter(self, value: Value) -> str:
+        """A position that the host counts, by its own name."""
+        if value not in self._counters:
+            self._counters[value] = self.names.fresh(value.name or "counter")
+            self.parameters[self._counters[value]] = ("counter", value)
+        return self._counters[value]
 
     def size(self, axis: KernelAxis) -> str:
         wish = PLURALS.get(axis.name, f"{axis.name}_size")

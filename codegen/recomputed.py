@@ -31,7 +31,7 @@ def recomputed_products(outputs: Sequence[Value], device: Device) -> frozenset[V
     values = topological(outputs)
     users, wanted = users_of(values), frozenset(outputs)
     return frozenset(
-        value for value in values if _is_cheap(value, device) and _only_reduced(value, users, wanted) and _is_safe(value, users)
+        value for value in values if _is_cheap(value, device) and _only_reduced(value, users, wanted) and is_safe(value, users)
     )
 
 
@@ -73,7 +73,7 @@ def _derived(value: Value, users: Mapping[Value, list[Value]]) -> dict[Value, No
     return found
 
 
-def _is_safe(value: Value, users: Mapping[Value, list[Value]]) -> bool:
+def is_safe(value: Value, users: Mapping[Value, list[Value]]) -> bool:
     """Not compared with a reduction of itself: computed again it may differ in the last bit, and equal nothing."""
     derived = _derived(value, users)
     reduced = {user for v in derived for user in users[v] if isinstance(user.operation, HEAVY)}

@@ -1,7 +1,8 @@
 """What is kept from the forward for the backward: a minimum cut between what is given and what the backward needs.
 
 Keeping a Value costs writing and reading it; inputs and outputs are in memory already and cost only the reading. What
-lies after the cut is recomputed in the backward's kernels: no reduction, and of the products those of `recomputed.py`.
+lies after the cut is recomputed in the backward's kernels: of reductions and products those of `recomputed.py`, and what the
+caller finds too large to keep.
 """
 
 from __future__ import annotations
@@ -37,18 +38,27 @@ class Partition:
     forward: Graph
     backward: Graph
     residuals: tuple[Residual, ...]
+    recomputes: bool = False  # whether the backward repeats what is too large to keep
 
 
 def partition(
-    graph: Graph, outputs: Sequence[Value], cotangents: Sequence[Value], gradients: Sequence[Value], device: Device
+    graph: Graph,
+    outputs: Sequence[Value],
+    cotangents: Sequence[Value],
+    gradients: Sequence[Value],
+    again: frozenset[Value],
+    device: Device,
 ) -> Partition:
-    """Splits a joint graph. `graph.inputs` are the function's arguments; `cotangents` are the inputs of the backward alone."""
+    """Splits a joint graph. `graph.inputs` are the function's arguments; `cotangents` are the inputs of the backward alone.
+
+    `again` are reductions and products that are too large to keep.
+    """
     earlier = set(topological(outputs))
     later = dict.fromkeys(value for value in topological(gradients) if value not in earlier and not is_leaf(value))
     given_later = set(cotangents)
     needed = dict.fromkeys(x for value in later for x in value.operands if x not in later and x not in given_later)
     needed |= dict.fromkeys(value for value in gradients if value not in later and value not in given_later)
-    recomputed = recomputed_products((*outputs, *gradients), device)
+    recomputed = recomputed_products((*outputs, *gradients), device) | again
     kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs), recomputed)
     residuals = tuple(_residual(value, frozenset(outputs)) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
@@ -62,7 +72,8 @@ def partition(
     )
     made = tuple(r.value for r in residuals if not is_leaf(r.value) and r.value not in set(outputs))
     names = graph.output_names + tuple(value.name or "residual" for value in made)
-    return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals)
+    repeats = any(value in again for value in topological(needed, kept))
+    return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals, repeats)
 
 
 def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -> list[Value]:

@@ -13,7 +13,7 @@ from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
-from gradc.codegen.plan import Plan, Setting
+from gradc.codegen.plan import HostLoop, Plan, Setting
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
 from gradc.codegen.roles import plan
@@ -29,12 +29,19 @@ class Scheduled:
     """A kernel to emit: its plan, the axis map its expressions are in, the buffer each partial stage fills.
 
     `apart` says of kernels it shares data with why they are kernels of their own: (a Value they leave, the reason).
+    `loop` is the host's loop that launches it for every chunk.
     """
 
     plan: Plan
     axes: AxisMap
     buffers: dict[Value, Value]
     apart: tuple[tuple[Value, str], ...] = ()
+    loop: HostLoop | None = None
+
+    @property
+    def times(self) -> int:
+        """How often the host launches it."""
+        return self.loop.count if self.loop else 1
 
     @property
     def reads(self) -> frozenset[Value]:

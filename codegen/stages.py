@@ -167,12 +167,15 @@ def own_index(axes: AxisMap, value: Value) -> tuple[Index, ...]:
 
 
 def _representatives(values: list[Value], state: State) -> Iterable[Value]:
-    """For each heavy Value, the last Value of the elementwise chain that is its only use: that is what is worth storing."""
+    return worth_storing(values, state).values()
+
+
+def worth_storing(values: list[Value], state: State) -> dict[Value, Value]:
+    """For each heavy Value, the last Value of the elementwise chain that is its only use."""
     users, outputs = users_of(values), frozenset(state.outputs)
     light = _light(values, state)
-    for value in values:
-        if isinstance(value.operation, HEAVY) and not is_leaf(value) and value not in state.recomputed:
-            yield _advance(value, users, outputs, light)
+    values = [value for value in values if isinstance(value.operation, HEAVY) and not is_leaf(value)]
+    return {value: _advance(value, users, outputs, light) for value in values if value not in state.recomputed}
 
 
 MOST_PLACES = 4  # indices at which an expression is repeated in one kernel before it is stored instead
@@ -198,6 +201,7 @@ def _read_at_many_places(values: list[Value], kept: Mapping[Value, None], state:
 
 
 def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value], light: set[Value]) -> Value:
+    best = value
     while value not in outputs and len(users[value]) == 1:
         (user,) = users[value]
         others = [x for x in user.operands if x is not value]
@@ -205,7 +209,9 @@ def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozense
         if not chained or user.size != value.size or any(x not in light for x in others):
             break
         value = user
-    return value
+        if storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize:
+            best = value
+    return value if value in outputs else best  # what is wider in memory is computed by those who read it
 
 
 def _adds_unit_dims(user: Value) -> bool:
@@ -234,9 +240,17 @@ def storage_dtype(value: Value, outputs: frozenset[Value] | set[Value]) -> DType
 
 
 def _large_product(value: Value) -> bool:
-    while not isinstance(value.operation, HEAVY) and value.operands:
-        value = max(value.operands, key=lambda x: (x.size, bool(x.operands)))
-    return isinstance(value.operation, structure.Contract | structure.Cumulative)
+    """Whether a product of matrices (or running sum) is in a Value element for element, under elementwise work and views."""
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current.operation, structure.Contract | structure.Cumulative):
+            return True
+        if not isinstance(current.operation, HEAVY):
+            new = [x for x in current.operands if x not in seen and x.size == value.size]
+            seen.update(new)
+            waiting += new
+    return False
 
 
 __all__ = ["HEAVY", "Stage", "State", "find_stages", "own_index", "storage_dtype", "strides_of"]

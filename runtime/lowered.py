@@ -136,7 +136,13 @@ class Lowered:
 def _kernel(sequence: LaunchSequence, scheduled: Scheduled, emitted: Emitted) -> Kernel:
     moved = traffic(scheduled, sequence.identifiers, sequence.dtypes)
     return Kernel(
-        emitted.name, sequence.phase, emitted.source, schedule_line(scheduled), moved.reads, moved.writes, scheduled.plan.flops
+        emitted.name,
+        sequence.phase,
+        emitted.source,
+        schedule_line(scheduled),
+        moved.reads,
+        moved.writes,
+        scheduled.plan.flops * scheduled.times,
     )
 
 
@@ -146,6 +152,8 @@ def build_request(kernel: Emitted, dtypes: dict) -> BuildRequest:
     for argument in kernel.arguments:
         if argument.kind == "constexpr":
             signature[argument.name], constants[argument.name] = "constexpr", argument.value
+        elif argument.kind == "counter":
+            signature[argument.name] = "i32"
         else:
             signature[argument.name] = (
                 f"*{pointer_name(dtypes[argument.value])}" if argument.kind == "buffer" else integer_name(argument.value)
