@@ -44,11 +44,18 @@ def launches(workloads: Mapping[str, Figures], console: Console) -> None:
         ours, theirs, goal = figures, figures["inductor"], figures["goal"]
         table.add_row(
             name, *(pair(phase) for phase in (ours["forward"], ours["backward"], ours)), megabytes(ours["saved_new_bytes"]),
-            pair(theirs), megabytes(theirs["saved_new_bytes"]), f"{goal['launches']} {goal['megabytes']:9.2f}",
+            pair(theirs), megabytes(theirs["saved_new_bytes"]), _limits(goal),
             REACHED if ours["reached"] else MISSED,
         )  # fmt: skip
     console.print(table)
     errors(workloads, console)
+
+
+def _limits(goal: Mapping[str, Any]) -> str:
+    """The goal's launches and megabytes, or what may be saved where that is all it limits."""
+    if goal["launches"] is None:
+        return f"saved {goal['saved_megabytes']:.2f}"
+    return f"{goal['launches']} {goal['megabytes']:9.2f}"
 
 
 def builds(workloads: Mapping[str, Figures], console: Console) -> None:
