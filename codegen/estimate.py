@@ -26,7 +26,7 @@ from gradc.ir import Value
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
-MOST_THREADS = 1024  # of one program
+MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
 MOST_RESIDENT = 16  # programs of one processor
 CACHE_SHARE = 0.5  # of the cache that rows can count on: the rest holds what is written and what is read once
 

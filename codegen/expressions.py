@@ -15,6 +15,7 @@ from typing import Any
 from gradc import types
 from gradc.codegen.chunks import HostCounter
 from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.multiplying import factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
 from gradc.codegen.nodes import Access, Guard, Node
@@ -178,8 +179,8 @@ class Expressions:
         if node.kind == "scan":
             return self._scan(node, operands[0], scope)
         if node.kind == "dot":
-            a, b, axes = self._factors(node, scope)
-            return f"tl.dot({a}, {b}{_precision(node)})", axes, ATOM
+            a, b, axes = factors(self, node, scope)
+            return f"tl.dot({a}, {b}{precision(node)})", axes, ATOM
         assert node.kind == "reduce", node.kind
         return self._resident_reduce(node, operands[0], scope)
 
@@ -303,21 +304,21 @@ class Expressions:
         axes = tuple(k for k in self.axes if k in x.axes or k in folded)
         missing = any(k not in x.axes for k in folded)
         masks = [k for k in folded if k.overhangs]
-        if not missing and (not masks or (node.detail[0] == "sum" and self._zero_outside(body, frozenset(masks)))):
+        if not missing and (not masks or (node.detail[0] == "sum" and self.zero_outside(body, frozenset(masks)))):
             return x.text, axes
         conditions = [self.positions.mask(k, axes, scope) for k in masks]
         conditions += [f"({self.positions.whole(k, axes)} >= 0)" for k in folded if k not in x.axes and k not in masks]
         condition = " & ".join(conditions)  # brings in the axes the body does not vary along
         return f"tl.where({condition}, {x.expanded(axes, 0)}, {identity(node.detail[0], node.dtype)})", axes
 
-    def _zero_outside(self, node: Node, masked: frozenset[KernelAxis]) -> bool:
+    def zero_outside(self, node: Node, masked: frozenset[KernelAxis]) -> bool:
         """Whether an expression is exactly zero in the lanes that overhang any of `masked`."""
         if node.kind == "load":
             return not any(has_datum(g.index) for g in node.detail.guards) and masked <= frozenset(self.tile_axes(node.axes))
         if node.kind == "cast":
-            return self._zero_outside(node.operands[0], masked)
+            return self.zero_outside(node.operands[0], masked)
         if node.kind == "apply" and node.detail.name in ZERO_WHERE_OPERANDS_ARE:
-            return all(self._zero_outside(x, masked) for x in node.operands)
+            return all(self.zero_outside(x, masked) for x in node.operands)
         return False
 
     def start_accumulator(self, scope: Scope, node: Node) -> None:
@@ -361,32 +362,8 @@ class Expressions:
             scope.add(f"{name} = tl.{kind}imum({name}, {text}{nan})", remark(node))
 
     def multiply(self, scope: Scope, node: Node, name: str) -> None:
-        a, b, _ = self._factors(node, scope)
-        scope.add(f"{name} = tl.dot({a}, {b}, {name}{_precision(node)})", remark(node))
-
-    def _factors(self, node: Node, scope: Scope) -> tuple[str, str, tuple[KernelAxis, ...]]:
-        """The operands of a product of tiles in the order that gives the result's tile axes theirs, and those."""
-        (row,), (column,), (summed,) = (
-            self.tile_axes(frozenset(axes)) for axes in (node.detail.rows, node.detail.columns, node.detail.summed)
-        )
-        x, y = node.operands
-        if self.axes.index(row) > self.axes.index(column):
-            row, column, x, y = column, row, y, x
-        return self._operand(scope, node, x, (row, summed)), self._operand(scope, node, y, (summed, column)), (row, column)
-
-    def _operand(self, scope: Scope, node: Node, body: Node, axes: tuple[KernelAxis, KernelAxis]) -> str:
-        """A tile for the matrix unit: zero where the summed axis overhangs, rounded to the operand's dtype."""
-        x = self.at(body, scope)
-        wanted = tuple(k for k in self.axes if k in axes)
-        summed = [k for k in wanted if frozenset(k.axes) & frozenset(node.detail.summed) and k.overhangs]
-        text = x.expanded(wanted)
-        if summed and not self._zero_outside(body, frozenset(summed)):
-            text = f"tl.where({self.positions.mask(summed[0], wanted, scope)}, {text}, 0.0)"
-        if len(x.axes) < len(wanted):
-            text = f"tl.broadcast_to({text}, [{', '.join(self.positions.block(k) for k in wanted)}])"
-        narrows = body.dtype.compute != body.dtype and body not in self.as_stored
-        text = f"{text}.to({triton_dtype(body.dtype)})" if narrows else text
-        return text if wanted == axes else f"tl.trans({text})"
+        a, b, _ = factors(self, node, scope)
+        scope.add(f"{name} = tl.dot({a}, {b}, {name}{precision(node)})", remark(node))
 
     def finish_accumulator(self, scope: Scope, node: Node) -> None:
         """Folds the accumulator after its loop; the result is known from here on."""
@@ -416,7 +393,7 @@ class Expressions:
             shape = ", ".join(self.positions.block(k) for k in axes)
             same = f"tl.full([{shape}], {x.text}, {triton_dtype(node.dtype.compute)})"
             text = same if x.constant else f"tl.broadcast_to({text}, [{shape}])"
-        if axis.overhangs and not (axis in x.axes and self._zero_outside(node.operands[0], frozenset((axis,)))):
+        if axis.overhangs and not (axis in x.axes and self.zero_outside(node.operands[0], frozenset((axis,)))):
             text = f"tl.where({self.positions.mask(axis, axes, scope)}, {text}, {zero(node.dtype)})"
         place = axes.index(axis)
         running = f"tl.cumsum({text}, axis={place}{', reverse=True' if backwards else ''})"
@@ -446,10 +423,6 @@ class Expressions:
         text = value.expanded(axes, 0)
         masked = f", mask={' & '.join(f'({m})' if '==' in m and len(masks) > 1 else m for m in masks)}" if masks else ""
         scope.add(f"tl.store({self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}, {text}{masked})")
-
-
-def _precision(node: Node) -> str:
-    return ', input_precision="ieee"' if node.dtype == types.float32 else ""
 
 
 ZERO_WHERE_OPERANDS_ARE = frozenset(("add", "subtract", "multiply", "negative", "square", "abs", "sign"))

@@ -113,8 +113,8 @@ def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200, memor
         graph.title,
     )
     joint = prepare(normalise(joint, "after"))
-    outputs, gradients = joint.outputs[: len(outputs)], joint.outputs[len(outputs) :]
-    gradients = read_through_outputs(outputs, joined_sums(gradients, device))
+    outputs = joint.outputs[: len(outputs)]
+    gradients = read_through_outputs(outputs, joined_sums(joint.outputs[len(outputs) :], device))
     renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
     given = [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating]
     again = too_large_to_keep((*outputs, *gradients), memory) if memory else frozenset()
