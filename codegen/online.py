@@ -235,11 +235,11 @@ class Online:
     def _move(self, scope: Scope, node: Node, values: dict[str, Variable], summands: Sequence[Variable]) -> None:
         """All sums from the old states to the new ones, with what is added to each; at the end only those that are needed."""
         recipe, axes = self.rides[node].recipe, self.sums[node][0].axes
-        for i, carried in enumerate(self.sums[node]):
-            if not summands and f"{{a{i}}}" not in recipe.combination:
-                continue
+        wanted = [i for i in range(recipe.rank) if summands or f"{{a{i}}}" in recipe.combination]
+        for i in wanted:
+            carried = self.sums[node][i]
             moved = self._filled(recipe.moved[i], values, scope)
-            if any(f"{{a{i}}}" in later for later in recipe.moved[i + 1 :]):
+            if any(f"{{a{i}}}" in recipe.moved[later] for later in wanted if later > i):
                 kept = replace(carried, text=self.print.names.fresh(f"{carried.text}_before"))
                 scope.add(f"{kept.text} = {carried.text}")
                 values[f"a{i}"] = kept

@@ -99,6 +99,11 @@ CASES = {
         1,
     ),
     "entropy": (entropy, np_entropy, 1),
+    "two sums that turn into each other": (
+        lambda x: gradc.sum(gradc.exp(x - top(x)) * gradc.cos(x - top(x)), axis=-1),
+        lambda x: (np_exp(x) * np.cos(x - x.max(-1, keepdims=True))).sum(-1),
+        1,
+    ),
     "variance": (variance, lambda x: x.var(-1), 1),
     "third moment": (
         lambda x: gradc.sum((x - mean(x)) ** 3, axis=-1),
