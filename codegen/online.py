@@ -221,7 +221,9 @@ class Online:
         """Σ over this tile of what is the same in all of it: as often as the tile has elements."""
         positions, reduced = self.print.positions, frozenset(reduced_axes(node))
         folded = [k for k in self.print.vectors() if reduced & frozenset(k.axes)]
-        counts = [positions.count(k) if k.overhangs else positions.block(k) for k in folded]
+        if any(k.overhangs for k in folded):
+            return self._folded(body, node, entry, node)
+        counts = [positions.block(k) for k in folded]
         factors = [*([] if entry.text == "1.0" and counts else [entry.operand(BINDING["*"])]), *counts]
         return replace(entry, text=" * ".join(factors), binding=BINDING["*"] if len(factors) > 1 else ATOM)
 
