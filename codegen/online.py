@@ -221,7 +221,9 @@ class Online:
         """Σ over this tile of what is the same in all of it: as often as the tile has elements."""
         positions, reduced = self.print.positions, frozenset(reduced_axes(node))
         folded = [k for k in self.print.vectors() if reduced & frozenset(k.axes)]
-        counts = [positions.count(k) if k.overhangs else positions.block(k) for k in folded]
+        if any(k.overhangs for k in folded):
+            return self._folded(body, node, entry, node)
+        counts = [positions.block(k) for k in folded]
         factors = [*([] if entry.text == "1.0" and counts else [entry.operand(BINDING["*"])]), *counts]
         return replace(entry, text=" * ".join(factors), binding=BINDING["*"] if len(factors) > 1 else ATOM)
 
@@ -235,11 +237,11 @@ class Online:
     def _move(self, scope: Scope, node: Node, values: dict[str, Variable], summands: Sequence[Variable]) -> None:
         """All sums from the old states to the new ones, with what is added to each; at the end only those that are needed."""
         recipe, axes = self.rides[node].recipe, self.sums[node][0].axes
-        for i, carried in enumerate(self.sums[node]):
-            if not summands and f"{{a{i}}}" not in recipe.combination:
-                continue
+        wanted = [i for i in range(recipe.rank) if summands or f"{{a{i}}}" in recipe.combination]
+        for i in wanted:
+            carried = self.sums[node][i]
             moved = self._filled(recipe.moved[i], values, scope)
-            if any(f"{{a{i}}}" in later for later in recipe.moved[i + 1 :]):
+            if any(f"{{a{i}}}" in recipe.moved[later] for later in wanted if later > i):
                 kept = replace(carried, text=self.print.names.fresh(f"{carried.text}_before"))
                 scope.add(f"{kept.text} = {carried.text}")
                 values[f"a{i}"] = kept

@@ -194,16 +194,10 @@ class Positions:
         return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
     def seen(self, loop: KernelAxis) -> str:
-        """How many elements of a looped axis have been gone over with the present tile."""
-        if loop.block == 1:
+        """How many elements of a looped axis have been gone over with the present tile, those left out included."""
+        if loop not in self._starts:  # one after the other
             return f"({self._variables[loop]} + 1)"
         return f"tl.minimum({self._starts[loop]} + {self.block(loop)}, {self.size(loop)})"
-
-    def count(self, axis: KernelAxis) -> str:
-        """How many elements of an axis the present tile has."""
-        if axis.role != "loop":
-            return self.size(axis)
-        return "1" if axis.block == 1 else f"tl.minimum({self.block(axis)}, {self.size(axis)} - {self._starts[axis]})"
 
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         return _expand(f"in_{self._variables[axis]}", axis, axes)

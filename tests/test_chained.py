@@ -104,7 +104,10 @@ VARIANTS = {
 @pytest.mark.parametrize("function", VARIANTS, ids=lambda f: f.__name__)
 def test_right_forward_and_backward(function, dtype):
     arrays = [x.to(dtype) for x in VARIANTS[function]()]
-    check(function, function, *arrays, factor=16 if dtype == torch.bfloat16 else 64)
+    # The gradient of a slope is 17, a sum of terms that add up to 5400 in magnitude: an error of 1.4e-4 is a fifth of an
+    # epsilon of what is summed. (PyTorch's float32 is off by 5e-5.)
+    exact = 256 if function is sloped else 64
+    check(function, function, *arrays, factor=16 if dtype == torch.bfloat16 else exact)
 
 
 SHAPES = [

@@ -99,6 +99,11 @@ CASES = {
         1,
     ),
     "entropy": (entropy, np_entropy, 1),
+    "two sums that turn into each other": (
+        lambda x: gradc.sum(gradc.exp(x - top(x)) * gradc.cos(x - top(x)), axis=-1),
+        lambda x: (np_exp(x) * np.cos(x - x.max(-1, keepdims=True))).sum(-1),
+        1,
+    ),
     "variance": (variance, lambda x: x.var(-1), 1),
     "third moment": (
         lambda x: gradc.sum((x - mean(x)) ** 3, axis=-1),
@@ -315,6 +320,22 @@ def test_a_product_of_rows_of_every_kind(function, monkeypatch, tmp_path):
 def guarded_weights(x):
     m = x.max(-1, keepdims=True)
     return np.exp(x - np.where(np.isfinite(m), m, 0.0))
+
+
+def test_a_loop_from_the_last_tile_to_the_first(monkeypatch, tmp_path):
+    """The gradient of a running sum goes backwards; a variance in the same pass counts what each tile has."""
+
+    def both(x, y):
+        _, pull = gradc.vjp(lambda z: gradc.cumsum(z, axis=-1), x)
+        return pull(y)[0], gradc.var(y, axis=-1)
+
+    x, y = (np.random.default_rng(i).standard_normal((5, 70)).astype(np.float32) for i in range(2))
+    force_loops(monkeypatch, tmp_path)
+    low = lowered(both, (5, 70), (5, 70))
+    assert any("tl.cdiv" in kernel.source and "_by * " in kernel.source for kernel in low.kernels)
+    backwards, variances = gradc.compile(backend="interpret")(both)(x, y)
+    np.testing.assert_allclose(backwards, y[:, ::-1].astype(np.float64).cumsum(-1)[:, ::-1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(variances, y.astype(np.float64).var(-1), rtol=1e-5)
 
 
 # What is decided -------------------------------------------------------------------------------------------------------
