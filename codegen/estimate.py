@@ -81,7 +81,7 @@ def _plan(
         (2 if partial else 1) * setting.device.launch_seconds,
     )
     pipeline = OPERANDS_AHEAD if multiplies else 1
-    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops, recipes)
+    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops, recipes, needed)
 
 
 def is_product(stage: Stage) -> bool:
@@ -250,13 +250,6 @@ def _busy(programs: int, device: Device) -> float:
 def _rounds(axis: KernelAxis, passes: int) -> int:
     """The tiles one program goes through along an axis."""
     return {"loop": passes * axis.tiles, "split": -(-axis.tiles // axis.programs)}.get(axis.role, 1)
-
-
-def registers(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> int:
-    """About how many 32-bit registers a program takes."""
-    return _registers(
-        stages, axes, partial, _arrays(stages, axes, setting), _warps(axes, stages, setting.device), setting.device
-    )
 
 
 def _registers(

@@ -112,6 +112,7 @@ class Plan:
     bounds: Bounds
     flops: int
     recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
+    registers: int  # about how many one program takes
 
     @property
     def seconds(self) -> float:

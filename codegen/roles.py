@@ -13,7 +13,7 @@ from math import prod
 
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
-from gradc.codegen.estimate import finished_plan, held_tile, registers
+from gradc.codegen.estimate import finished_plan, held_tile
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
@@ -72,8 +72,9 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
     for longer, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
         for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
             axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
-            if not (longer or larger) or registers(stages, axes, partial, setting) <= LIVE_ELEMENTS:
-                yield finished_plan(stages, axes, partial, setting)
+            found = finished_plan(stages, axes, partial, setting)
+            if not (longer or larger) or found.registers <= LIVE_ELEMENTS:
+                yield found
 
 
 def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset[Value] | None:
