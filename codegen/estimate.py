@@ -78,10 +78,12 @@ def _plan(
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
         (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
-        (2 if partial else 1) * setting.device.launch_seconds,
+        setting.device.launch_seconds,
+        setting.device.launch_seconds if partial else 0.0,
     )
     pipeline = OPERANDS_AHEAD if multiplies else 1
-    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops, recipes, needed)
+    reads_in_all = tuple(reads.items())
+    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, reads_in_all, bounds, flops, recipes, needed, passes)
 
 
 def is_product(stage: Stage) -> bool:

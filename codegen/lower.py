@@ -39,6 +39,7 @@ class LaunchSequence:
     host: HostFunction
     identifiers: dict[Value, str]
     dtypes: dict[Value, DType]
+    device: Device
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +114,8 @@ def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200, memor
         graph.title,
     )
     joint = prepare(normalise(joint, "after"))
-    outputs, gradients = joint.outputs[: len(outputs)], joint.outputs[len(outputs) :]
-    gradients = read_through_outputs(outputs, joined_sums(gradients, device))
+    outputs, slopes = joint.outputs[: len(outputs)], joint.outputs[len(outputs) :]
+    gradients = read_through_outputs(outputs, joined_sums(slopes, device))
     renamed = Graph((*chosen, *(v for v in graph.inputs if v not in set(chosen))), outputs, graph.output_names, graph.title)
     given = [c for c, v in zip(cotangents, outputs, strict=True) if v.dtype.is_floating]
     again = too_large_to_keep((*outputs, *gradients), memory) if memory else frozenset()
@@ -163,7 +164,7 @@ def _sequence(
     summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
     steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)
     host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home)
-    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes)
+    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes, device)
 
 
 def _kernel_name(title: str, phase: str, made: list[str]) -> str:

@@ -71,3 +71,38 @@ def test_of_merges_that_save_as_much_the_earliest_is_made():
     first, second, third = (Group((), position, None) for position in range(3))
     offers = [((first, second), 1.0), ((first, third), 1.0), ((second, third), 1.0)]
     assert all(max(order, key=saved_then_earliest)[0] == (first, second) for order in itertools.permutations(offers))
+
+
+# What is said of it ---------------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_has_a_line_with_its_time_and_what_bounds_it():
+    low = lowered(rms_norm, [(8192, 4096), (4096,)])
+    lines = low.explain().splitlines()
+    for kernel in low.kernels:
+        (line,) = (line for line in lines if line.strip().startswith(f"{kernel.name} "))
+        assert kernel.schedule in line
+        assert line.endswith({"memory": "bound by memory", "launch": "bound by launching"}[kernel.bound])
+    assert [kernel.bound for kernel in low.kernels] == ["memory", "memory", "launch"]
+    assert lines[0].startswith("forward: 1 launch, about ")
+    assert lines[0].endswith(" on H200")
+
+
+def test_predicted_seconds_are_those_of_the_bytes_at_the_rate_of_a_copy():
+    """134 MB at 4.3 TB/s is 31 µs; the launch is 5; the backward's second launch counts once."""
+    low = lowered(rms_norm, [(8192, 4096), (4096,)])
+    assert low.kernels[0].seconds == pytest.approx(134.3e6 / 4.3e12 + 5e-6, rel=0.01)
+    assert sum(kernel.seconds for kernel in low.kernels) == pytest.approx(low.cost.bytes / 4.3e12 + 3 * 5e-6, rel=0.02)
+
+
+def centred(x, y):
+    return (x - gradc.mean(x * y, axis=1, keepdims=True)) * y
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"), [(1000, None), (20_000, "the later ones from the cache"), (200_000, "each from memory")]
+)
+def test_passes_over_a_row_are_told(columns, said):
+    story = lowered(centred, [(4096, columns)] * 2, "float32", wrt=()).explain()
+    assert ("2 passes" in story) is (said is not None)
+    assert said is None or said in story
