@@ -266,7 +266,7 @@ def _registers(
 
     A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count.
     """
-    tiles = [_tile(stage, axes) for stage in stages]
+    tiles = [_result_tile(stage, axes) if is_product(stage) else _tile(stage, axes) for stage in stages]
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     sums = sum(
         tile
@@ -290,6 +290,11 @@ def held_tile(stages: Sequence[Stage], held: tuple[KernelAxis, ...]) -> int:
 
 def _tile(stage: Stage, axes: tuple[KernelAxis, ...]) -> int:
     return prod(axis.block for axis in axes if not stage.axes.isdisjoint(axis.covers))
+
+
+def _result_tile(stage: Stage, axes: tuple[KernelAxis, ...]) -> int:
+    """Elements of a stage's result: a product's are all that stays in registers, its operands are in shared memory."""
+    return prod(axis.block for axis in axes if not axis.covers.isdisjoint(stage.own))
 
 
 def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], device: Device) -> int:

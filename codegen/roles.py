@@ -33,14 +33,19 @@ REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
+    return min(plans(stages, setting), key=lambda p: p.seconds, default=None)
+
+
+def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
+    """The legal assignments that are weighed."""
     products = [stage for stage in stages if stage.heavy is not None and stage.heavy.kind == "dot"]
     if any(stage.nested for stage in stages):
-        plans: Iterable[Plan | None] = chained_plans(stages, setting)
+        found: Iterable[Plan | None] = chained_plans(stages, setting)
     elif products:
-        plans = [product_plan(stages, products, setting)]
+        found = [product_plan(stages, products, setting)]
     else:
-        plans = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
-    return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
+        found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
+    return (p for p in found if p is not None)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
