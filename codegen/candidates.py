@@ -65,7 +65,7 @@ def _neighbours(p: Plan, setting: Setting) -> Iterator[Plan]:
 
 def _is_block(axis: KernelAxis, block: int, p: Plan) -> bool:
     """Whether a tile may have another extent: what is resident is whole, and tiles of products with products in them fit each other."""
-    if axis.role == "resident" or any(stage.nested for stage in p.stages):
+    if axis.role == "resident" or any(k.searches for k in p.axes) or any(stage.nested for stage in p.stages):
         return False
     least = SMALLEST if p.is_product and axis.block > 1 else 1
     return least <= block <= power_of_two(axis.size) and (axis.block > 1 or not p.is_product)
