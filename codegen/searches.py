@@ -68,7 +68,7 @@ def holds_only_for_equals(node: Node) -> bool:
     """Whether a row is a comparison of two whole numbers that holds where they are the same."""
     if node.dtype != types.bool_ or len(node.operands) != 2 or not all(x.dtype.is_integer for x in node.operands):
         return False
-    x, y = np.meshgrid(*(np.arange(-3, 4, dtype=x.dtype.numpy) for x in node.operands))
+    x, y = np.meshgrid(*(np.arange(0 if x.dtype.kind == "uint" else -3, 4, dtype=x.dtype.numpy) for x in node.operands))
     return np.array_equal(node.detail.numpy(x, y), x == y)
 
 
