@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import run, tables
+from benchmarks import gpu_table, predict, run, tables
 from benchmarks.workloads import WORKLOADS, Workload, workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +20,10 @@ ABOUT = (
     "Made by `python -m benchmarks`{flags}; see benchmarks/README.md. Bytes count each array once per launch that touches it."
 )
 TIMES = "Made by `python -m benchmarks --time`; see benchmarks/README.md. Times are medians in seconds; kernel times have a cold L2."
+PREDICTIONS = (
+    "Predictions of the cost model, not measurements: made by `python -m benchmarks --predict`; see benchmarks/README.md. "
+    "A floor is the least the phase can take on an H200."
+)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -37,12 +41,21 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--time", action="store_true", help="only time against PyTorch; needs a GPU, and is done anyway where there is one"
     )
+    parser.add_argument(
+        "--predict",
+        metavar="DEVICE",
+        nargs="?",
+        const="H200",
+        help="only what the cost model expects of the rows to be timed on a GPU",
+    )
     parser.add_argument("--seconds", type=float, default=480, help="stop timing after so many seconds")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parsed(arguments)
+    if options.predict:
+        return predicted(options)
     try:
         chosen = [workload(name) for name in options.workloads] or list(WORKLOADS)
     except KeyError as unknown:
@@ -71,6 +84,14 @@ def counted(chosen: list[Workload], options: argparse.Namespace) -> int:
     if path is not None:
         write(report, path)
     return int(any("error" in row for row in figures.values()))
+
+
+def predicted(options: argparse.Namespace) -> int:
+    """The cost model's predictions for `gpu_table.py`. Returns 1 where a row cannot be lowered."""
+    found = predict.predictions(gpu_table.ROWS, options.predict)
+    tables.predictions(found, Console() if sys.stdout.isatty() else Console(width=PIPED))
+    write({"_about": PREDICTIONS, **run.circumstances(), **found}, options.json or RESULTS / "predictions.json")
+    return int(any("error" in row for row in found["rows"]))
 
 
 def timed(chosen: list[Workload], options: argparse.Namespace) -> int:

@@ -91,6 +91,34 @@ def emission(programs: Mapping[str, Figures], console: Console) -> None:
     errors(programs, console)
 
 
+def predictions(report: Figures, console: Console) -> None:
+    """What the cost model expects of each row, in milliseconds, beside the least it can take."""
+    table = Table(
+        title=f"Predicted for {report['device']['name']}, nothing measured: launches and milliseconds",
+        caption="floor: inputs and results moved once, or products at the rate of the matrix units, on an H200",
+    )
+    for heading in ("", "row", "forward", "floor", "backward", "floor", "both", "floor", "bound by"):
+        table.add_column(heading, justify="left" if heading in ("row", "bound by") else "right", no_wrap=heading != "bound by")
+    for row in report["rows"]:
+        if "error" in row:
+            table.add_row(str(row["number"]), row["name"], *[""] * 6, FAILED)
+            continue
+        cells = []
+        for phase in ("forward", "backward"):
+            cells.append(f"{row[phase]['launches']} {row[phase]['predicted_ms']:8.3f}" if phase in row else "")
+            cells.append(floor_cell(row, phase))
+        slowest = max(row["kernels"], key=lambda kernel: kernel["predicted_ms"])
+        cells += [f"{row['predicted_ms']:.3f}", floor_cell(row, "in_all"), slowest["bound"]]
+        table.add_row(str(row["number"]), row["name"], *cells)
+    console.print(table)
+    errors({row["name"]: row for row in report["rows"]}, console)
+
+
+def floor_cell(row: Figures, phase: str) -> str:
+    """A phase's floor; nothing where none is quoted."""
+    return f"{row['floor_ms'][phase]:.3f}" if phase in row["floor_ms"] else ""
+
+
 def times(report: Figures, console: Console) -> None:
     """Milliseconds on a GPU of every contender, and the fraction of the device's ceiling."""
     ceilings = report["ceilings"]

@@ -78,10 +78,12 @@ def _plan(
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
         (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
-        (2 if partial else 1) * setting.device.launch_seconds,
+        setting.device.launch_seconds,
+        setting.device.launch_seconds if partial else 0.0,
     )
     pipeline = OPERANDS_AHEAD if multiplies else 1
-    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, tuple(reads.items()), bounds, flops, recipes)
+    reads_in_all = tuple(reads.items())
+    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, reads_in_all, bounds, flops, recipes, needed, passes)
 
 
 def is_product(stage: Stage) -> bool:
@@ -252,13 +254,6 @@ def _rounds(axis: KernelAxis, passes: int) -> int:
     return {"loop": passes * axis.tiles, "split": -(-axis.tiles // axis.programs)}.get(axis.role, 1)
 
 
-def registers(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> int:
-    """About how many 32-bit registers a program takes."""
-    return _registers(
-        stages, axes, partial, _arrays(stages, axes, setting), _warps(axes, stages, setting.device), setting.device
-    )
-
-
 def _registers(
     stages: Sequence[Stage],
     axes: tuple[KernelAxis, ...],
@@ -271,7 +266,7 @@ def _registers(
 
     A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count.
     """
-    tiles = [_tile(stage, axes) for stage in stages]
+    tiles = [_result_tile(stage, axes) if is_product(stage) else _tile(stage, axes) for stage in stages]
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     sums = sum(
         tile
@@ -295,6 +290,11 @@ def held_tile(stages: Sequence[Stage], held: tuple[KernelAxis, ...]) -> int:
 
 def _tile(stage: Stage, axes: tuple[KernelAxis, ...]) -> int:
     return prod(axis.block for axis in axes if not stage.axes.isdisjoint(axis.covers))
+
+
+def _result_tile(stage: Stage, axes: tuple[KernelAxis, ...]) -> int:
+    """Elements of a stage's result: a product's are all that stays in registers, its operands are in shared memory."""
+    return prod(axis.block for axis in axes if not axis.covers.isdisjoint(stage.own))
 
 
 def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], device: Device) -> int:

@@ -39,6 +39,25 @@ def _role(axis: KernelAxis) -> str:
     return axis.role if axis.role == "resident" else f"{axis.role} {axis.block}"
 
 
+BOUNDS = {
+    "memory": "memory",
+    "cache": "the cache that programs share",
+    "arithmetic": "arithmetic",
+    "rounds": "the latency of one tile after another",
+    "launch": "launching",
+}
+
+
+def bound_line(kernel: Scheduled) -> str:
+    """How long a kernel is said to take, and what for: `about 49 µs, bound by memory`."""
+    return f"about {duration(kernel.plan.bounds.alone * kernel.times)}, bound by {BOUNDS[kernel.plan.bounds.largest]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader."""
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
+
+
 def _listed(buffers: tuple[Buffer, ...]) -> str:
     return (
         ", ".join(f"{buffer.name} ({size(buffer.bytes)})" if buffer.bytes >= 1e5 else buffer.name for buffer in buffers)
@@ -55,11 +74,17 @@ def size(count: int) -> str:
 
 
 def story(sequence: LaunchSequence) -> str:
-    """A launch sequence in words: a line per kernel, what rides along in it, and why the next kernel is another one."""
-    launches = sum(kernel.times for kernel in sequence.scheduled)
-    lines = [f"{sequence.phase}: {launches} launch{'' if launches == 1 else 'es'}"]
+    """A launch sequence in words: a line per kernel, what rides along in it, and why the next kernel is another one.
+
+    Seconds are predictions of the cost model, not measurements.
+    """
+    count = sum(kernel.times for kernel in sequence.scheduled)
+    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in sequence.scheduled)
+    lines = [
+        f"{sequence.phase}: {count} launch{'' if count == 1 else 'es'}, about {duration(seconds)} on {sequence.device.name}"
+    ]
     for kernel, emitted in zip(sequence.scheduled, sequence.emitted, strict=True):
-        lines.append(f"  {emitted.name:<32} {schedule_line(kernel)}")
+        lines.append(f"  {emitted.name:<32} {schedule_line(kernel)}   {bound_line(kernel)}")
         lines.append(
             f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"
         )
@@ -87,6 +112,10 @@ def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:
             )
     for value, why in kernel.apart:
         reasons.append(f"not one kernel with {identifiers.get(value) or value.name or value.operation.name}: {why}")
-    if any(axis.role == "loop" for axis in kernel.plan.axes) and not kernel.plan.is_product:
-        reasons.append("a row does not fit on chip: it is gone over in passes")
+    if kernel.plan.passes > 1:
+        again = any(times > 1 for _, times in kernel.plan.reads)
+        reasons.append(
+            f"a row does not fit in registers: {kernel.plan.passes} passes, "
+            + ("each from memory" if again else "the later ones from the cache, which holds the rows of all programs")
+        )
     return reasons

@@ -39,6 +39,7 @@ class LaunchSequence:
     host: HostFunction
     identifiers: dict[Value, str]
     dtypes: dict[Value, DType]
+    device: Device
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,7 @@ def _sequence(
     summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
     steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)
     host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home)
-    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes)
+    return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes, device)
 
 
 def _kernel_name(title: str, phase: str, made: list[str]) -> str:

@@ -74,7 +74,7 @@ class Merger:
         for group in dict.fromkeys(self.group.values()):
             self._offer(group)
         while self.savings:
-            (a, b), saved = max(self.savings.items(), key=_most)
+            (a, b), saved = max(self.savings.items(), key=saved_then_earliest)
             if saved <= 0:
                 break
             if self._makes_cycle(frozenset((*a.members, *b.members))):  # because of an earlier merge
@@ -190,7 +190,7 @@ class Merger:
         return f"one kernel would take {1e6 * (merged.plan.seconds - a.plan.seconds - b.plan.seconds):.1f} µs longer"
 
 
-def _most(offer: tuple[tuple[Group, Group], float]) -> tuple[float, int, int]:
+def saved_then_earliest(offer: tuple[tuple[Group, Group], float]) -> tuple[float, int, int]:
     """The merge that saves most; of equals the earliest in the program, so that every run chooses the same."""
     (a, b), saved = offer
     return saved, -a.position, -b.position

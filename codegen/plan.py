@@ -79,7 +79,8 @@ class KernelAxis:
 class Bounds:
     """Seconds that each thing a kernel needs takes by itself; they overlap, but for launching.
 
-    `rounds` is the time of a program's tiles one after another, however little each moves.
+    `rounds` is the time of a program's tiles one after another, however little each moves. `merging` is what a kernel of its own for
+    its partial results costs: it counts when schedules are compared, and is that kernel's when time is predicted.
     """
 
     memory: float
@@ -87,10 +88,17 @@ class Bounds:
     arithmetic: float
     rounds: float
     launch: float
+    merging: float = 0.0
+
+    @property
+    def alone(self) -> float:
+        """Seconds of the kernel itself."""
+        return max(self.memory, self.cache, self.arithmetic, self.rounds) + self.launch
 
     @property
     def seconds(self) -> float:
-        return max(self.memory, self.cache, self.arithmetic, self.rounds) + self.launch
+        """Seconds of the kernel and of what it leaves to be done."""
+        return self.alone + self.merging
 
     @property
     def largest(self) -> str:
@@ -112,6 +120,8 @@ class Plan:
     bounds: Bounds
     flops: int
     recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
+    registers: int  # about how many one program takes
+    passes: int  # along the looped axis
 
     @property
     def seconds(self) -> float:

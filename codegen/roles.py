@@ -13,7 +13,7 @@ from math import prod
 
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
-from gradc.codegen.estimate import finished_plan, held_tile, registers
+from gradc.codegen.estimate import finished_plan, held_tile
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
@@ -33,14 +33,19 @@ REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
     """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
+    return min(plans(stages, setting), key=lambda p: p.seconds, default=None)
+
+
+def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
+    """The legal assignments that are weighed."""
     products = [stage for stage in stages if stage.heavy is not None and stage.heavy.kind == "dot"]
     if any(stage.nested for stage in stages):
-        plans: Iterable[Plan | None] = chained_plans(stages, setting)
+        found: Iterable[Plan | None] = chained_plans(stages, setting)
     elif products:
-        plans = [product_plan(stages, products, setting)]
+        found = [product_plan(stages, products, setting)]
     else:
-        plans = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
-    return min((p for p in plans if p is not None), key=lambda p: p.seconds, default=None)
+        found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
+    return (p for p in found if p is not None)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
@@ -72,8 +77,9 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
     for longer, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
         for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
             axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
-            if not (longer or larger) or registers(stages, axes, partial, setting) <= LIVE_ELEMENTS:
-                yield finished_plan(stages, axes, partial, setting)
+            found = finished_plan(stages, axes, partial, setting)
+            if not (longer or larger) or found.registers <= LIVE_ELEMENTS:
+                yield found
 
 
 def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset[Value] | None:

@@ -30,7 +30,10 @@ TARGET = re.compile(r"sm_\d+a?|gfx[0-9a-f]+")
 
 @dataclass(frozen=True)
 class Kernel:
-    """One emitted kernel: its text, its schedule in one line, and the buffers it moves (`bytes` each, and in all)."""
+    """One emitted kernel: its text, its schedule in one line, and the buffers it moves (`bytes` each, and in all).
+
+    `seconds` is what the cost model predicts, and `bound` what it says they go into.
+    """
 
     name: str
     phase: str
@@ -39,6 +42,8 @@ class Kernel:
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
     flops: int
+    seconds: float
+    bound: str
 
     @property
     def bytes(self) -> int:
@@ -135,6 +140,7 @@ class Lowered:
 
 def _kernel(sequence: LaunchSequence, scheduled: Scheduled, emitted: Emitted) -> Kernel:
     moved = traffic(scheduled, sequence.identifiers, sequence.dtypes)
+    plan = scheduled.plan
     return Kernel(
         emitted.name,
         sequence.phase,
@@ -142,7 +148,9 @@ def _kernel(sequence: LaunchSequence, scheduled: Scheduled, emitted: Emitted) ->
         schedule_line(scheduled),
         moved.reads,
         moved.writes,
-        scheduled.plan.flops * scheduled.times,
+        plan.flops * scheduled.times,
+        plan.bounds.alone * scheduled.times,
+        plan.bounds.largest,
     )
 
 

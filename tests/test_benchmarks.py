@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 from rich.console import Console  # noqa: E402
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import peers, run, timing  # noqa: E402
+from benchmarks import gpu_table, peers, predict, run, timing  # noqa: E402
 from benchmarks.peers import Contender, by_compile, by_gradc, written_in_torch  # noqa: E402
 from benchmarks.timing import CudaTimer, HostTimer  # noqa: E402
 from benchmarks.workloads import WORKLOADS, workload  # noqa: E402
@@ -353,3 +353,37 @@ def test_timing_on_the_gpu(tmp_path):
 
 def test_numbers_that_json_lacks_become_text():
     assert command.finite({"a": [math.inf, 1.5, None]}) == {"a": ["inf", 1.5, None]}
+
+
+# Predictions --------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_printed_and_written_as_such(tmp_path, capsys):
+    path = tmp_path / "predictions.json"
+    assert command.main(["--predict", "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert "not measurements" in report["_about"]
+    assert {"date", "commit", "versions", "device", "rows"} <= report.keys()
+    assert report["device"]["name"] == "H200"
+    assert {row["number"] for row in report["rows"]} == set(range(1, 27)) - {25}  # which is host time
+    assert not any("error" in row for row in report["rows"])
+    assert "nothing measured" in capsys.readouterr().out
+
+
+def test_no_prediction_is_below_its_floor():
+    """Nothing moves its inputs and results faster than a copy: a model that says so has forgotten some of them."""
+    for row in predict.predictions(gpu_table.ROWS)["rows"]:
+        for phase, floor in row["floor_ms"].items():
+            said = row["predicted_ms"] if phase == "in_all" else row[phase]["predicted_ms"]
+            assert said >= 0.97 * floor, (row["name"], phase, said, floor)
+
+
+def test_predictions_follow_the_device():
+    row = next(row for row in gpu_table.ROWS if row.name == "softmax")
+    slow, fast = (predict.predicted(row, name)["predicted_ms"] for name in ("RTX4090", "H200"))
+    assert slow / fast == pytest.approx(4.3 / 0.9, rel=0.05)
+
+
+def test_a_row_that_cannot_be_lowered_says_why():
+    row = gpu_table.Row(0, "wrong", lambda x: x.no_such_attribute, (gpu_table.single(3),), ())
+    assert "AttributeError" in predict.attempted(row, "H200")["error"]
