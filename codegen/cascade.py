@@ -2,7 +2,7 @@
 
 Σ g(x; d) is kept for the value d seen so far; when d moves to e, acc ← T(d, e)·acc puts it right, for a basis B with
 B(x; e) = T(d, e)·B(x; d). Both are derived here, or refused, and every identity is shown exactly before it is returned.
-Nothing here knows a softmax, or decides whether a cascade pays; SymPy is imported when it runs, and simplifies nothing.
+Nothing here knows any function by name, or decides whether a cascade pays; SymPy is imported when it runs, and simplifies nothing.
 """
 
 from __future__ import annotations
