@@ -228,3 +228,21 @@ def test_no_spills_and_tensor_cores(width):
 @pytest.mark.parametrize("width", [64, 128])
 def test_no_spills_in_float32(width):
     assert all(binary.spills == 0 for binary in lowered(causal, width=width, dtype="float32").build("sm_90"))
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("function", [causal, biased, logistic], ids=lambda f: f.__name__)
+def test_no_less_accurate_than_the_same_formula_in_pytorch_at_the_same_precision(function):
+    """PyTorch in bfloat16 rounds every intermediate; a hand-written kernel only the operands of its second product."""
+    arrays = [x.to(torch.bfloat16) for x in VARIANTS[function]()]
+    cotangent = tensor(*arrays[0].shape, seed=9).to(torch.bfloat16)
+
+    def results(run, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in arrays]
+        out = run(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, cotangent.to(dtype))]
+
+    exact = results(function, torch.float64)
+    ours, theirs = results(gradc.compile(function, backend="interpret"), torch.bfloat16), results(function, torch.bfloat16)
+    for got, peer, want in zip(ours, theirs, exact, strict=True):
+        assert (got - want).norm() <= 1.05 * (peer - want).norm()
