@@ -169,7 +169,7 @@ class Expressions:
         if node.kind == "position":
             text = self.positions.index_text(node.detail, axes, scope)
             plain = node.dtype == types.int32 and axes and text.isidentifier()
-            return (text if plain else f"tl.cast({text}, {triton_dtype(node.dtype)})"), axes, ATOM
+            return (text if plain else f"tl.cast({text}, {triton_dtype(node.dtype.compute)})"), axes, ATOM
         if node.kind == "guard":
             return self.guard_text(node.detail, axes, scope), axes, 0
         if node.kind == "cast":

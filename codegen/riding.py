@@ -24,6 +24,7 @@ from gradc.ops import TABLE
 
 LONGEST = 60  # functions in a body that may be a form
 EXTREMES = {"max": float("-inf"), "min": float("inf")}  # what an extremum is before the first element
+STRAIGHT = ("add", "subtract", "multiply", "divide", "negative")  # of one operand and numbers: infinite where that is
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ class _Form:
     def __init__(self, node: Node, loop: frozenset[Axis], unfinished: frozenset[Node]):
         self.loop = loop
         self.leaves: dict[str, Node] = {}
-        self._names: dict[Node, str] = {}
+        self.names: dict[Node, str] = {}
         self._length = 0
         self._moving: set[Node] = set()
         for inner in walk(list(node.operands)):
@@ -171,12 +172,12 @@ class _Form:
         return [node.detail.name, *map(self._tree, node.operands)]
 
     def _leaf(self, kind: str, node: Node) -> str:
-        if node not in self._names:
+        if node not in self.names:
             if kind == "d" and not node.dtype.is_floating:
                 raise _Refused(f"a state of dtype {node.dtype.name}")
-            self._names[node] = f"{kind}{sum(name[0] == kind for name in self.leaves)}"
-            self.leaves[self._names[node]] = node
-        return self._names[node]
+            self.names[node] = f"{kind}{sum(name[0] == kind for name in self.leaves)}"
+            self.leaves[self.names[node]] = node
+        return self.names[node]
 
 
 def _widens(cast: Node) -> bool:
@@ -230,15 +231,38 @@ def _check_extreme(form: _Form, reduction: Node) -> None:
     Then nothing that was summed before the first finite element is lost, whatever state it was summed at.
     """
     (body,), kind = reduction.operands, reduction.detail[0]
-    lost = [name for name, leaf in form.leaves.items() if leaf is body]
+    lost = _lost(form, body, EXTREMES[kind])
     conditions = [name for name, leaf in form.leaves.items() if leaf.dtype == types.bool_]
     for truth in product((True, False), repeat=len(conditions)):
         at: dict[str, Any] = {name: np.float64({"x": 1.5, "d": 0.75, "c": 1.25}[name[0]]) for name in form.leaves}
-        at |= dict.fromkeys(lost, np.float64(EXTREMES[kind])) | dict(zip(conditions, map(np.bool_, truth), strict=True))
+        at |= lost | dict(zip(conditions, map(np.bool_, truth), strict=True))
         with np.errstate(all="ignore"):
             value = _number(form.tree, at)
         if value != 0 and not np.isnan(value):
             raise _Refused(f"where the {kind} is {EXTREMES[kind]}, its body does not vanish")
+
+
+def _lost(form: _Form, body: Node, extreme: float) -> dict[str, np.float64]:
+    """The leaf that `body` is, or is a multiple of or a number away from, at its value where `body` is `extreme`."""
+    leaf, steps = body, []
+    while leaf not in form.names and (inner := _varying(leaf)) is not None:
+        steps.append(leaf)
+        leaf = inner
+    for infinity in map(np.float64, ("-inf", "inf")):
+        value = infinity
+        for step in reversed(steps):
+            value = step.detail.numpy(*(np.float64(x.detail) if x.kind == "constant" else value for x in step.operands))
+        if leaf in form.names and value == extreme:
+            return {form.names[leaf]: infinity}
+    return {}
+
+
+def _varying(node: Node) -> Node | None:
+    """The operand of a straight function that is no number, where there is one."""
+    varying = [x for x in node.operands if x.kind != "constant"]
+    if node.kind != "apply" or node.detail.name not in STRAIGHT or len(varying) != 1:
+        return None
+    return varying[0] if node.detail.name != "divide" or varying[0] is node.operands[0] else None
 
 
 def _number(tree: Any, at: Mapping[str, Any]) -> Any:

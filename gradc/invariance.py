@@ -78,6 +78,8 @@ def growth_of(value: Value, growths: list[Growth | None]) -> Growth | None:
     """The growth of a Value from those of its operands; None where it does not depend on r. Raises Dependent otherwise."""
     if not value.dtype.is_floating or not any(growths):  # what is not floating is constant between its jumps
         return None
+    if isinstance(value.operation, StopGradient):  # no cotangent comes back this way: for the derivative it is a constant
+        return None
     if value.operation.name in ELEMENTWISE and hasattr(value.operation, "partials"):
         growth = ELEMENTWISE[value.operation.name](value, growths)
     else:

@@ -55,6 +55,7 @@ RELEVANT = {
     ),
     "added": lambda x: gradc.exp(x - peak(x)) + 1.0,
     "sliced": lambda x: (x - peak(x))[:, 1:],
+    "straight through": lambda x: x * (peak(x) - gradc.stop_gradient(peak(x)) + 1.0),
 }
 
 

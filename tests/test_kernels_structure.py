@@ -546,6 +546,13 @@ def test_arrays_made_from_numbers(number):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_positions_of_a_narrow_dtype_are_exact(dtype):
+    """Arithmetic on 16-bit floats runs in float32: nothing rounds 599 to 600 before it is stored."""
+    numbers = lambda x: x[:, None] * (gradc.arange(5000, dtype=dtype) - 1).astype(gradc.float32)
+    check(numbers, lambda x: x[:, None] * (torch.arange(5000) - 1), tensor(3))
+
+
 def test_every_axis_set_is_covered():
     subsets = {frozenset(s) for n in (1, 2, 3) for s in itertools.combinations(range(3), n)}
     named = {frozenset(range(3)) if a is None else frozenset({a % 3} if isinstance(a, int) else a) for a in AXES}

@@ -93,6 +93,8 @@ CASES = {
         lambda x: (2 ** (x - x.max(-1, keepdims=True))).sum(-1),
         1,
     ),
+    "of the negative": (lambda x: gradc.logsumexp(-x, axis=-1), lambda x: np_logsumexp(-x), 1),
+    "of a multiple": (lambda x: gradc.logsumexp(3 - x / 0.5, axis=-1), lambda x: np_logsumexp(3 - x / 0.5), 1),
     "minimum": (
         lambda x: gradc.sum(gradc.exp(gradc.min(x, axis=-1, keepdims=True) - x), axis=-1),
         lambda x: np.exp(x.min(-1, keepdims=True) - x).sum(-1),
