@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -129,3 +130,14 @@ def test_sums_that_have_no_owner_are_not_searched():
         return gradc.sum(gradc.where((index[None, :] == owner[:, None])[..., None], x[None], 1), axis=1)
 
     assert "search" not in schedules(added, words, rows, wrt=())
+
+
+def test_a_program_goes_through_its_own_terms_alone():
+    """Terms of positions on either side of its tile are not found, which only the time it takes would tell."""
+    low = gradc.compile(lambda t, i: gradc.take(t, i, axis=0)).lower(
+        gradc.spec((640, 512), "float32"), gradc.spec((90,), "int64")
+    )
+    source = next(kernel.source for kernel in low.kernels if "search" in kernel.schedule)
+    (line,) = (line for line in source.splitlines() if "found = tl.where((" in line)
+    assert re.search(r">= (\w+)_start\) & \(\w+ < \1_start \+ \w+_BLOCK\)", line), line
+    assert source.count("tl.load") == 3  # the numbers of a tile, the number of a term found, and the term
