@@ -70,9 +70,9 @@ def _plan(
     share = _share(stages, axes, passes) if share is None else share
     written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
     moved = written + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
-    shared = written + sum(array.bytes * _visits(times[array.value], share) * array.readers for array in arrays)
+    shared = written + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
     flops = _flops(stages, axes, share)
-    tiles = prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
+    tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     bounds = Bounds(
         moved / setting.device.bandwidth,
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
@@ -229,6 +229,11 @@ def _share(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], passes: int) -
 def _visits(times: int, share: float) -> float:
     """How often an array is read in all: a loop with skipped tiles reads it once, but goes over less of it again."""
     return max(1.0, times * share)
+
+
+def _visits_by_all(array: Array, times: int, share: float) -> float:
+    """How often an array goes from the cache to the programs: those that read it along the loop leave the rest of its tiles."""
+    return max(1.0, times * array.readers * (share if array.looped else 1.0))
 
 
 def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:

@@ -29,8 +29,6 @@ SEARCHED = 1024  # numbers looked at together
 ACCUMULATORS = 8192  # elements of the result a program holds
 LONGEST_ROW = 1024  # of those, along memory
 ENOUGH_PROGRAMS = 264  # to keep every processor busy
-RESIDENT = 4  # programs a processor works on at a time
-STEP_SECONDS = 0.5e-6  # one search, or one term found: a read, and what depends on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +81,16 @@ def search_plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
         return None
     order = memory_order(stages)
     axes = sorted((owners, loop, *others), key=lambda axis: order.index(axis.axes[-1]))
-    plan = finished_plan(stages, tuple(axes), frozenset(), setting, share=owners.block / owners.size)
+    share = owners.block / owners.size  # of the terms are a program's, where they are spread evenly
+    plan = finished_plan(stages, tuple(axes), frozenset(), setting, share=share)
     tile, programs = prod(axis.block for axis in axes), prod(axis.programs for axis in axes)
-    steps = loop.size / loop.parts + loop.size * owners.block / owners.size  # where terms are spread evenly over owners
-    waves = max(1.0, programs / (RESIDENT * setting.device.processors))
-    return replace(
-        plan,
-        bounds=replace(plan.bounds, rounds=max(plan.bounds.rounds, waves * steps * STEP_SECONDS)),
-        flops=plan.flops + 4 * programs * loop.size,
-        warps=max(1, min(4, tile // 1024)),
+    searched = programs * loop.size
+    bounds = replace(
+        plan.bounds,
+        cache=plan.bounds.cache + searched * owner.number.dtype.itemsize / setting.device.cache_bandwidth,
+        rounds=plan.bounds.rounds * (1 + 1 / (share * loop.parts)),  # a tile searched takes as long as a term found
     )
+    return replace(plan, bounds=bounds, flops=plan.flops + 4 * searched, warps=max(1, min(4, tile // 1024)))
 
 
 def _axes(

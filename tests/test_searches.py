@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -129,3 +130,29 @@ def test_sums_that_have_no_owner_are_not_searched():
         return gradc.sum(gradc.where((index[None, :] == owner[:, None])[..., None], x[None], 1), axis=1)
 
     assert "search" not in schedules(added, words, rows, wrt=())
+
+
+def test_a_program_goes_through_its_own_terms_alone():
+    """Terms of positions on either side of its tile are not found, which only the time it takes would tell."""
+    low = gradc.compile(lambda t, i: gradc.take(t, i, axis=0)).lower(
+        gradc.spec((640, 512), "float32"), gradc.spec((90,), "int64")
+    )
+    source = next(kernel.source for kernel in low.kernels if "search" in kernel.schedule)
+    (line,) = (line for line in source.splitlines() if "found = tl.where((" in line)
+    assert re.search(r">= (\w+)_start\) & \(\w+ < \1_start \+ \w+_BLOCK\)", line), line
+    assert source.count("tl.load") == 3  # the numbers of a tile, the number of a term found, and the term
+
+
+def test_a_large_table_is_searched_for_by_itself(monkeypatch):
+    """Without the preference above: 2.7e11 comparisons against one look through the indices for every eight rows."""
+    monkeypatch.undo()
+    low = gradc.compile(lambda t, i: gradc.take(t, i, axis=0)).lower(
+        gradc.spec((32000, 1024), "bfloat16"), gradc.spec((8192,), "int64")
+    )
+    (backward,) = (kernel for kernel in low.kernels if kernel.phase == "backward")
+    assert "search" in backward.schedule
+    assert backward.flops < 1e9
+    few = gradc.compile(lambda t, i: gradc.take(t, i, axis=0)).lower(
+        gradc.spec((4, 16), "float32"), gradc.spec((100000,), "int64")
+    )
+    assert not any("search" in kernel.schedule for kernel in few.kernels), "four rows with 25000 terms each, one after another"
