@@ -7,7 +7,7 @@ WORKERS   ?= auto
 BIN       := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: test demo lint types golden benchmarks readme clean
+.PHONY: test demo lint types golden gallery benchmarks readme clean
 
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -29,6 +29,10 @@ types: $(INSTALLED)
 # Rewrites the golden kernels; read the diff before you commit it.
 golden: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -k golden --update-golden
+
+# Writes docs/gallery: what becomes of the functions of examples/gallery.py.
+gallery: $(INSTALLED)
+	$(BIN)/python -m examples.document
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks

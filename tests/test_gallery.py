@@ -1,0 +1,130 @@
+"""The gallery: every function right forward and backward, in as few launches as by hand, no quadratic table, and its page true."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import gallery_in_torch  # noqa: E402
+from kernels import EPSILON, outputs_and_gradients, tensor  # noqa: E402
+
+import gradc  # noqa: E402
+from benchmarks import peers, run  # noqa: E402
+from examples import document, gallery  # noqa: E402
+from examples.gallery import GALLERY, piece  # noqa: E402
+
+NAMES = [row.name for row in GALLERY]
+
+# Above what one would write by hand, held where they are so that a regression shows: launches forward and backward, tables
+# that are written or kept, and why. Delete a line when its function gets there.
+NOT_YET = {
+    "linear_cross_entropy": (3, 2, {"contract"}, "the logits are as deep as a row is wide, and lie in memory"),
+    "linear_jsd": (4, 3, {"contract", "contract_1"}, "the same for two rows of logits, which each backward product reads"),
+    "soft_dtw_step": (1, 3, set(), "the gradient of the cost is the cotangent itself, copied by a kernel"),
+}
+
+# What is still wrong with a built kernel. Delete a line when its test passes.
+PROBLEMS = {
+    "grouped_queries": "the owner of dk and dv spills",
+    "linear_jsd": "the passes over two rows spill",
+    "soft_dtw_step": "reads one element beside another: accesses of less than 16 bytes",
+}
+
+
+@functools.cache
+def lowered(name):
+    return piece(name).lower()
+
+
+def tables(name):
+    """The arrays that kernels write or the forward keeps which are as large as the table that need not be there."""
+    row, low = piece(name), lowered(name)
+    size = math.prod(row.full[word] for word in row.square) * row.full.get("heads", 1)
+    given = {argument.name for argument in row.arguments} | {f"d{argument.name}" for argument in row.arguments}
+    arrays = [*low.saved, *(buffer for kernel in low.kernels for buffer in kernel.writes)]
+    return {array.name for array in arrays if row.square and math.prod(array.shape) >= size} - given
+
+
+# Results --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_right_forward_and_backward(name, dtype):
+    row = piece(name)
+    arrays = [x.detach() for x in peers.inputs(row, row.small, "cpu")]
+    arrays = [x.to(dtype) if x.is_floating_point() else x for x in arrays]
+    exact = [x.double() if x.is_floating_point() else x for x in arrays]
+    cotangent = lambda i, out: tensor(*out.shape, dtype=dtype, seed=100 + i).to(out.dtype)
+    got = outputs_and_gradients(gradc.compile(backend="interpret")(row.function), arrays, row.wrt, cotangent)
+    want = outputs_and_gradients(getattr(gallery_in_torch, name), exact, row.wrt, cotangent)
+    for kind, ours, theirs in zip(("result", "gradient"), got, want, strict=True):
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            error = (a.double() - b).norm() / b.norm()
+            allowed = (8 if dtype == torch.float32 else 2) * EPSILON[dtype]
+            assert error <= allowed, f"{kind} {i} is off by {error:.2e} of its norm, allowed {allowed:.2e}"
+
+
+def test_the_functions_use_nothing_made_for_them():
+    """Arrays and operators only, and every function is tried at sizes that are no multiple of a tile."""
+    functions = [*(row.function for row in GALLERY), *(helper for row in GALLERY for helper in document.helpers(row.function))]
+    assert not any("nn" in function.__code__.co_names for function in functions)
+    assert all(any(size % 16 for size in row.small.values()) for row in GALLERY)
+
+
+# Launches ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_YET])
+def test_as_few_launches_as_by_hand_and_no_table(name):
+    row, cost = piece(name), lowered(name).cost
+    assert cost.forward.launches <= row.forward
+    assert cost.backward.launches <= row.backward
+    assert tables(name) == set()
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_what_is_not_there_yet_is_no_worse_than_it_was(name):
+    row, cost = piece(name), lowered(name).cost
+    forward, backward, written, why = NOT_YET[name]
+    assert cost.forward.launches <= forward
+    assert cost.backward.launches <= backward
+    assert tables(name) <= written
+    there = cost.forward.launches <= row.forward and cost.backward.launches <= row.backward and not tables(name)
+    assert not there, f"{name} is there: delete its line ({why})"
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_full_shape_kernels_build_without_a_problem(name, request):
+    """No spill, 16-byte accesses to large arrays, tensor cores for products of bfloat16, and a clean PTX policy."""
+    if name in PROBLEMS:
+        request.applymarker(pytest.mark.xfail(reason=PROBLEMS[name], strict=True))
+    low = lowered(name)
+    facts = [run.binary_facts(kernel, binary) for kernel, binary in zip(low.kernels, low.build("sm_90"), strict=True)]
+    assert {found["name"]: found["problems"] for found in facts if found["problems"]} == {}
+
+
+# Pages ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_pages_are_what_the_command_writes():
+    written = {path.name: path.read_text(encoding="utf-8") for path in document.PAGES.glob("*.md")}
+    assert written == document.pages(), "run `make gallery`, and read what changed"
+
+
+def test_a_page_shows_all_that_the_function_calls():
+    text = document.page(piece("qk_norm_rope"), lowered("qk_norm_rope"))
+    assert all(
+        f"def {name}(" in text for name in ("qk_norm_rope", "causal", "softmax", "rotated", "rms", "scores", "positions")
+    )
+    assert "def alibi(" not in text
+    assert all(kernel.source in text for kernel in lowered("qk_norm_rope").kernels)
+    assert gallery.__file__ not in text
