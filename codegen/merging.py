@@ -172,8 +172,8 @@ class Merger:
 
     def reasons(self, group: Group) -> Iterator[tuple[Value, str]]:
         """For each kernel this one takes data from, a Value of it and why the two are not one."""
-        origins = dict.fromkeys(self.group[need] for value in group.members for need in self.stages[value].needs)
-        for other in origins:
+        origins = {self.group[need] for value in group.members for need in self.stages[value].needs}
+        for other in sorted(origins, key=lambda origin: origin.position):
             if other is not group:
                 yield other.members[-1], self._why(other, group)
 

@@ -22,11 +22,12 @@ README = """# Functions nobody wrote a kernel for
 
 [`examples/gallery.py`](../../examples/gallery.py) has functions as their users would write them: plain mathematics of arrays, with nothing from
 `gradc.nn`. The compiler knows none of them by name. Each page shows a function, what its forward and backward became at the shapes
-named there, and all of their kernels. *By hand* is how many launches a good engineer would use; bytes count each array once per launch
-that touches it, and *kept* is what the forward keeps for the backward beyond inputs and outputs.
+named there, and all of their kernels. *By hand* is how many kernels a good engineer would write. Where the host goes through chunks of an
+array, a kernel is launched for each. Bytes count each array once per launch that touches it; *kept* is what the forward keeps for the
+backward beyond inputs and outputs.
 
-| function | forward | by hand | backward | by hand | MB moved | MB kept |
-|---|--:|--:|--:|--:|--:|--:|
+| function | kernels forward | by hand | backward | by hand | launches | MB moved | MB kept |
+|---|--:|--:|--:|--:|--:|--:|--:|
 {table}
 
 `make gallery` writes these pages; `tests/test_gallery.py` runs the kernels against PyTorch in float64, forward and backward.
@@ -40,7 +41,7 @@ PAGE = """# `{name}`
 
 {arguments}; differentiated with respect to {wrt}. For an H200.
 
-**Forward {forward}, backward {backward}**; {bytes} MB moved, {kept} MB kept beyond inputs and outputs.
+**Forward {forward}, backward {backward}**, {launches} in all; {bytes} MB moved, {kept} MB kept beyond inputs and outputs.
 By hand: {by_hand}, {why}.
 
 ```text
@@ -48,7 +49,7 @@ By hand: {by_hand}, {why}.
 ```
 
 ```python
-{kernels}
+{sources}
 ```
 """
 
@@ -62,9 +63,9 @@ def pages() -> dict[str, str]:
 
 def line(row: Piece, low: gradc.Lowered) -> str:
     """A function's line of the table."""
-    cost = low.cost
-    launches = f"{cost.forward.launches} | {row.forward} | {cost.backward.launches} | {row.backward}"
-    return f"| [`{row.name}`]({row.name}.md) | {launches} | {megabytes(cost.bytes)} | {megabytes(saved_beyond_outputs(low))} |"
+    cells = [kernels(low, "forward"), row.forward, kernels(low, "backward"), row.backward, low.cost.launches]
+    cells += [megabytes(low.cost.bytes), megabytes(saved_beyond_outputs(low))]
+    return f"| [`{row.name}`]({row.name}.md) | {' | '.join(map(str, cells))} |"
 
 
 def page(row: Piece, low: gradc.Lowered) -> str:
@@ -75,14 +76,15 @@ def page(row: Piece, low: gradc.Lowered) -> str:
         text="\n\n\n".join(inspect.getsource(function).rstrip() for function in [*helpers(row.function), row.function]),
         arguments=", ".join(named),
         wrt=", ".join(f"`{row.arguments[i].name}`" for i in row.wrt),
-        forward=launches(low.cost.forward.launches),
-        backward=launches(low.cost.backward.launches),
+        forward=counted(kernels(low, "forward"), "kernel"),
+        backward=counted(kernels(low, "backward"), "kernel"),
+        launches=counted(low.cost.launches, "launch", "launches"),
         bytes=megabytes(low.cost.bytes),
         kept=megabytes(saved_beyond_outputs(low)),
         by_hand=f"{row.forward} and {row.backward}",
         why=row.why,
         explanation=low.explain(),
-        kernels="\n\n\n".join(kernel.source for kernel in low.kernels),
+        sources="\n\n\n".join(kernel.source for kernel in low.kernels),
     )
 
 
@@ -99,8 +101,14 @@ def helpers(function: Callable[..., object]) -> list[FunctionType]:
     return sorted(found, key=lambda called: called.__code__.co_firstlineno)
 
 
-def launches(count: int) -> str:
-    return f"{count} launch{'' if count == 1 else 'es'}"
+def kernels(low: gradc.Lowered, phase: str) -> int:
+    """How many kernels a phase has."""
+    return sum(kernel.phase == phase for kernel in low.kernels)
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """`1 kernel` or `2 kernels`."""
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def megabytes(count: int) -> str:

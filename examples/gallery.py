@@ -1,6 +1,6 @@
 """Functions nobody wrote a kernel for, as their users would write them: plain mathematics of arrays, nothing of `gradc.nn`.
 
-A row of the table below a function says at which shapes it is shown and tried, and in how many launches, forward and
+A row of the table at the end says at which shapes a function is shown and tried, and in how many kernels, forward and
 backward, a good engineer would write it by hand. `python -m examples.document` writes a page about each to docs/gallery.
 """
 
@@ -19,7 +19,7 @@ from benchmarks.workloads import Argument, bf16, weights
 class Piece:
     """A function, its arguments, what it is differentiated with respect to (argument numbers), and what is expected of it.
 
-    `forward` and `backward` are the launches a good engineer would use, for the reason `why`. `square` names the sizes of a
+    `forward` and `backward` are the kernels a good engineer would write, for the reason `why`. `square` names the sizes of a
     table that no kernel may write and no forward keep; without it there is no such table.
     """
 
@@ -264,11 +264,12 @@ GALLERY = (
     ),
     Piece(
         linear_cross_entropy, (*bf16(x="rows width", w="words width"), TARGET), (0, 1), VOCABULARY, FEW_WORDS,
-        2, 2, "a pass over the vocabulary and the mean; an owner of dx and one of dw, which multiply again", LOGITS,
+        3, 3, "in chunks of rows: a product and its statistics, then the mean; a product again, dx, and what is added to dw", LOGITS,
     ),
     Piece(
-        linear_jsd, bf16(x="rows width", w="words width", y="rows width", u="words width"), (0, 1),
-        VOCABULARY, FEW_WORDS, 3, 2, "two passes over the vocabulary and the mean; an owner of dx and one of dw", LOGITS,
+        linear_jsd, bf16(x="rows width", w="words width", y="rows width", u="words width"), (0, 1), VOCABULARY, FEW_WORDS,
+        4, 5, "in chunks of rows: two products and the statistics of both, then the mean; both again, a sum a row, dx, and what is added to dw",
+        LOGITS,
     ),
     Piece(rms_norm, (*ROWS, *weights(w="columns")), (0, 1), TOKENS, FEW_TOKENS, 1, 2, "a row pass each way, and a merge for dw"),
     Piece(

@@ -46,7 +46,7 @@ def causal(q, k, v):
 def sloped(q, k, v, slope):
     lib = library(q)
     distance = lib.arange(q.shape[-2])[:, None] - lib.arange(k.shape[-2])[None, :]
-    return weights(scores(q, k) - slope[:, None, None] * (distance / 16)) @ v
+    return weights(scores(q, k) - slope[:, None, None] * distance) @ v
 
 
 def biased(q, k, v, bias):
