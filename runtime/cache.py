@@ -123,6 +123,7 @@ class DiskCache:
                 if _renamed(pending, folder) or _holds(folder, files):
                     return
                 _set_aside(folder)
+            _renamed(pending, folder)  # whoever sets an entry aside offers one after it, so a race never ends with none
         finally:
             _remove(pending)
 

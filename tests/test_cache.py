@@ -172,6 +172,22 @@ def test_write_that_fails_means_no_cache(cache, monkeypatch):
     assert list(cache.folder.iterdir()) == []
 
 
+def test_a_race_lost_every_time_leaves_the_winner(cache, monkeypatch):
+    rename, rivals = cache_module._renamed, []
+
+    def beaten(pending, folder):
+        if not folder.exists():
+            rivals.append(str(len(rivals)))
+            folder.mkdir(mode=0o700)
+            cache_module._write(folder, {"who.txt": rivals[-1]})
+        return rename(pending, folder)
+
+    monkeypatch.setattr(cache_module, "_renamed", beaten)
+    cache.put("key", FILES)
+    assert len(rivals) > 1
+    assert cache.get("key") == {"who.txt": rivals[-1]}
+
+
 RACER = """
 import sys, warnings
 from gradc.runtime.cache import DiskCache
