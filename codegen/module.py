@@ -252,7 +252,7 @@ def output_identifiers(function: HostFunction, results: int) -> list[str]:
 
 
 def class_name(title: str) -> str:
-    """`rms_norm` as `RmsNorm`."""
+    """`scaled_rows` as `ScaledRows`."""
     return "".join(part.capitalize() for part in title.split("_")) or "Function"
 
 
