@@ -99,6 +99,16 @@ def softcap(q, k, v, cap=50.0):
     return softmax(gradc.where(j <= i, capped, -gradc.inf)) @ v
 
 
+def sink(q, k, v, sinks):
+    """A learned score per head that takes its share of the weight and gives nothing for it (gpt-oss)."""
+    i, j = positions(q, k)
+    s = gradc.where(j <= i, scores(q, k), -gradc.inf)
+    aside = sinks[:, None, None]
+    m = gradc.maximum(gradc.max(s, axis=-1, keepdims=True), aside)
+    e = gradc.exp(s - m)
+    return e.astype(v.dtype) @ v / (gradc.sum(e, axis=-1, keepdims=True) + gradc.exp(aside - m))
+
+
 def document_mask(q, k, v, document):
     i, j = positions(q, k)
     same = document[:, None, :, None] == document[:, None, None, :]
@@ -245,6 +255,10 @@ GALLERY = (
     Piece(alibi, QKV, (0, 1, 2), LONG, SHORT, 1, 2, FLASH, QUADRATIC),
     Piece(sliding_window, QKV, (0, 1, 2), LONG | {"length": 8192, "batch": 1}, SHORT, 1, 2, FLASH, QUADRATIC),
     Piece(softcap, QKV, (0, 1, 2), LONG, SHORT, 1, 2, FLASH, QUADRATIC),
+    Piece(
+        sink, (*QKV, *weights(sinks="heads")), (0, 1, 2, 3), LONG, SHORT,
+        1, 3, "as flash attention, and the sum of the sinks' gradient over the queries", QUADRATIC,
+    ),
     Piece(document_mask, (*QKV, DOCUMENT), (0, 1, 2), LONG | {"documents": 8}, SHORT | {"documents": 3}, 1, 2, FLASH, QUADRATIC),
     Piece(prefix_lm, (*QKV, PREFIX), (0, 1, 2), LONG, SHORT, 1, 2, FLASH, QUADRATIC),
     Piece(

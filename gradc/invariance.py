@@ -35,7 +35,7 @@ def cut_invariant(graph: Graph) -> Graph:
     """The graph with a stop_gradient on every maximum and minimum that no output depends on."""
     users = users_of(graph.values)
     outputs = set(graph.outputs)
-    peaks = [value for value in graph.values if isinstance(value.operation, Reduce) and value.operation.kind in ("max", "min")]
+    peaks = [value for value in graph.values if _is_peak(value)]
     cut = {peak for peak in peaks if peak.dtype.is_floating and _is_irrelevant(peak, users, outputs)}
     if not cut:
         return graph
@@ -44,6 +44,13 @@ def cut_invariant(graph: Graph) -> Graph:
         copy = with_operands(value, tuple(new[operand] for operand in value.operands))
         new[value] = _stopped(copy) if value in cut else copy
     return Graph(graph.inputs, tuple(new[output] for output in graph.outputs), graph.output_names, graph.title)
+
+
+def _is_peak(value: Value) -> bool:
+    """The greatest or least of many elements, or of two Values: `maximum(max(scores), bound)` is subtracted too."""
+    if isinstance(value.operation, Reduce):
+        return value.operation.kind in ("max", "min")
+    return value.operation.name in ("maximum", "minimum")
 
 
 def _stopped(value: Value) -> Value:

@@ -51,6 +51,13 @@ def softcap(q, k, v):
     return torch.softmax(capped.masked_fill(distance(q, k) < 0, -math.inf), -1) @ v
 
 
+def sink(q, k, v, sinks):
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
+    aside = sinks[:, None, None].expand(*scores.shape[:-1], 1)
+    weights = torch.softmax(torch.cat([scores.masked_fill(distance(q, k) < 0, -math.inf), aside], -1), -1)
+    return weights[..., :-1] @ v
+
+
 def document_mask(q, k, v, document):
     same = document.unsqueeze(1).unsqueeze(3) == document.unsqueeze(1).unsqueeze(2)
     return attend(q, k, v, mask=same & (distance(q, k) >= 0))

@@ -31,6 +31,9 @@ IRRELEVANT = {
     "log-softmax": lambda x: x - peak(x) - gradc.log(gradc.sum(gradc.exp(x - peak(x)), axis=-1, keepdims=True)),
     "log-sum-exp": lambda x: gradc.log(gradc.sum(gradc.exp(x - peak(x)), axis=-1)) + peak(x)[:, 0],
     "masked": lambda x: softmax(gradc.where(gradc.tril(gradc.ones((4, 4))) > 0, x, -gradc.inf)),
+    "a bound beside the maximum": lambda x: (
+        lambda m: gradc.exp(x - m) / (gradc.sum(gradc.exp(x - m), axis=-1, keepdims=True) + gradc.exp(0.1 - m))
+    )(gradc.maximum(peak(x), 0.1)),
     "masked after": lambda x: (lambda e: e / gradc.sum(e, axis=-1, keepdims=True))(
         gradc.where(x > 0.1, gradc.exp(x - peak(x)), 0.0)
     ),
@@ -46,6 +49,9 @@ RELEVANT = {
     "the maximum itself": lambda x: peak(x),
     "a difference": lambda x: x - peak(x),
     "normalised by the wrong sum": lambda x: gradc.exp(x - peak(x)) / gradc.sum(gradc.exp(x - peak(x)), axis=0, keepdims=True),
+    "a bound that is not subtracted everywhere": lambda x: (
+        lambda m: gradc.exp(x - m) / (gradc.sum(gradc.exp(x - m), axis=-1, keepdims=True) + gradc.exp(0.1 - peak(x)))
+    )(gradc.maximum(peak(x), 0.1)),
     "one too many": lambda x: softmax(x) + peak(x),
     "two powers": lambda x: (lambda e: e * e / gradc.sum(e, axis=-1, keepdims=True))(gradc.exp(x - peak(x))),
     "tanh": lambda x: gradc.tanh(x - peak(x)),
