@@ -7,6 +7,7 @@ the same kernel. Nothing here decides what a kernel computes or in which order.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,8 +127,12 @@ class Puller:
         return self._memo[key]
 
     def _load(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
-        """A read of memory. A guard on axes that the address does not depend on selects afterwards: it need not mask the read."""
-        along = Access(value, index).offset.axes
+        """A read of memory. A guard on axes that the address does not depend on selects afterwards: it need not mask the read.
+
+        A guard on gathered indices that the address does not depend on is left to `_gather`.
+        """
+        along, data = Access(value, index).offset.axes, set(_data_of(index))
+        guards = tuple(guard for guard in guards if not has_datum(guard.index) or not data.isdisjoint(_data_of((guard.index,))))
         after = tuple(guard for guard in guards if guard.index.axes and not guard.index.axes & along)
         access = Access(value, index, tuple(guard for guard in guards if guard not in set(after)))
         axes = along.union(*(guard.index.axes for guard in access.guards))
@@ -239,7 +244,13 @@ class Puller:
         size = x.shape[gather.axis]
         datum = Index(((self._data.setdefault(place, Datum(place, size)), 1),))
         moved = tuple(datum if axis == gather.axis else i for axis, i in enumerate(index))
-        return self.at(x, moved, (*guards, Guard(datum, 0, size)))
+        inside = Guard(datum, 0, size)
+        found = self.at(x, moved, (*guards, inside))
+        load = found.operands[0] if found.kind == "cast" else found
+        if load.kind == "load" and inside in set(load.detail.guards):
+            return found
+        missing = Node("constant", (), value.dtype, value, math.nan) if value.dtype.is_floating else self._zero(value)
+        return self._select(value, (inside,), found, missing)
 
     # Reductions -----------------------------------------------------------------------------------------------------
 

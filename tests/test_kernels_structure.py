@@ -464,6 +464,36 @@ def test_an_index_out_of_bounds_reads_nan_and_nothing_else():
     assert np.isnan(got[1:]).all()
 
 
+COMPUTED_THEN_READ = {
+    "scaled rows": lambda x, m: x * m[:, None],
+    "rows alone": lambda x, m: gradc.broadcast_to(m[:, None], x.shape),
+    "where not read": lambda x, m: gradc.where(m[:, None] > 0, m[:, None], x),
+    "whole numbers": lambda x, m: (x * m[:, None]).astype("int32"),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED_THEN_READ)
+def test_an_index_out_of_bounds_reads_nan_of_what_is_computed_too(name):
+    x, index = np.full((5, 3), 2, np.float32), np.array([[2], [-1], [3], [-4], [10**12]])
+    function = gradc.compile(backend="interpret")(
+        lambda x, m, i: gradc.take_along_axis(COMPUTED_THEN_READ[name](x, m), i, axis=1)[:, 0]
+    )
+    got = function(x, np.ones(5, np.float32), index)
+    assert (got[:2] > 0).all()
+    assert (got[2:] == 0).all() if name == "whole numbers" else np.isnan(got[2:]).all()
+
+
+def test_what_a_gathered_number_is_combined_with_stays_in_its_kernel():
+    """log-probabilities of given classes: the statistics of a row and what is read at its class come from one reading."""
+
+    def picked(x, i):
+        return gradc.take_along_axis(gradc.log_softmax(x, axis=-1), i[:, None], axis=-1)[:, 0]
+
+    low = gradc.compile(picked).lower(gradc.spec((512, 4096), "float32"), gradc.spec((512,), "int64"), wrt=(0,))
+    assert low.cost.launches == 2
+    check(picked, lambda x, i: at(x.log_softmax(-1), i[:, None], 1)[:, 0], tensor(5, 7), tensor(5, dtype=torch.int64, low=0, high=7))
+
+
 # Sizes ---------------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
