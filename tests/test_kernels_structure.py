@@ -491,7 +491,12 @@ def test_what_a_gathered_number_is_combined_with_stays_in_its_kernel():
 
     low = gradc.compile(picked).lower(gradc.spec((512, 4096), "float32"), gradc.spec((512,), "int64"), wrt=(0,))
     assert low.cost.launches == 2
-    check(picked, lambda x, i: at(x.log_softmax(-1), i[:, None], 1)[:, 0], tensor(5, 7), tensor(5, dtype=torch.int64, low=0, high=7))
+    check(
+        picked,
+        lambda x, i: at(x.log_softmax(-1), i[:, None], 1)[:, 0],
+        tensor(5, 7),
+        tensor(5, dtype=torch.int64, low=0, high=7),
+    )
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------
