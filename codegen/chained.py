@@ -73,13 +73,13 @@ def _multiply_differently(stages: Sequence[Stage]) -> bool:
 
 def _assigned(stages: Sequence[Stage]) -> Assignment | None:
     products = list(dict.fromkeys(node for stage in stages for node in stage.nodes if node.kind == "dot"))
-    nested = [node for stage in stages for node in stage.nested]
+    nested = [node for stage in stages for node in stage.inner]
     owned = [frozenset(stage.own) for stage in stages]
     common, everything = frozenset.intersection(*owned), frozenset().union(*owned)
     inside = frozenset(axis for node in nested for axis in node.axes)
     batch = frozenset(axis for node in products for axis in node.axes - {*node.detail.rows, *node.detail.columns})
     beside = frozenset(axis for axis in common - batch if axis not in inside)
-    summed = list(dict.fromkeys(node.detail.summed for node in nested))
+    summed = list(dict.fromkeys(_summed(node) for node in nested))
     resident = frozenset(axis for axes in summed for axis in axes) | (everything - common) | beside
     loops = {frozenset(stage.reduced) for stage in stages} - {frozenset()}
     loops = {axes for axes in loops if not axes <= resident}
@@ -92,9 +92,14 @@ def _assigned(stages: Sequence[Stage]) -> Assignment | None:
     if groups is None or any(prod(axis.size for axis in group) > MOST_RESIDENT for group in groups):
         return None
     spread = [axis for axis in stages[0].own if axis in common and axis not in resident]
-    tiles = _tiles([axis for axis in spread if axis not in batch], nested)
+    tiles = _tiles([axis for axis in spread if axis not in batch], products)
     scalars = tuple(axis for axis in spread if not any(axis in tile for tile in tiles))
     return Assignment(scalars, tiles, loop, bool(loop) and frozenset(loop) <= batch, groups)
+
+
+def _summed(node: Node) -> Axes:
+    """The axes that a product of matrices or another fold folds."""
+    return node.detail.summed if node.kind == "dot" else node.detail[1]
 
 
 def _resident_groups(summed: list[Axes], own: list[Axis]) -> tuple[Axes, ...] | None:
@@ -107,10 +112,10 @@ def _resident_groups(summed: list[Axes], own: list[Axis]) -> tuple[Axes, ...] | 
     return (*groups, *((rest,) if rest else ()))
 
 
-def _tiles(spread: list[Axis], nested: Sequence[Node]) -> tuple[Axes, ...]:
-    """The axes programs have tiles of: of each side of an inner product the last ones, as many as make a tile."""
+def _tiles(spread: list[Axis], products: Sequence[Node]) -> tuple[Axes, ...]:
+    """The axes programs have tiles of: of each side of a product the last ones, as many as make a tile."""
     tiles: list[Axes] = []
-    for side in dict.fromkeys(frozenset(axes) for node in nested for axes in (node.detail.rows, node.detail.columns)):
+    for side in dict.fromkeys(frozenset(axes) for node in products for axes in (node.detail.rows, node.detail.columns)):
         tile: Axes = ()
         for axis in reversed([axis for axis in spread if axis in side]):
             if prod(a.size for a in tile) < 4 * SMALLEST:
@@ -187,12 +192,13 @@ def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], wide: bool) ->
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     rows = max((axis.block for axis in axes if axis.role == "grid"), default=1)
     carried = [stage.heavy for stage in stages if stage.heavy is not None and frozenset(stage.reduced) & looped]
-    nested = {(node.value.number, node.detail): node for stage in stages for node in stage.nested}
+    nested = {(node.value.number, node.detail): node for stage in stages for node in stage.inner}
     accumulators = sum(_extent(axes, _accumulated(heavy)) for heavy in carried)
-    inner = [_extent(axes, node.axes) for node in nested.values()]
+    inner = [_extent(axes, node.axes if node.kind == "dot" else node.operands[0].axes) for node in nested.values()]
     tiles = accumulators + sum(inner) + max(inner)
-    outside = sum(_extent(axes, x.axes) // 2 for node in nested.values() for x in node.operands if not x.axes & looped)
-    depth = max(_extent(axes, frozenset(node.detail.summed)) for node in nested.values())
+    products = [node for node in nested.values() if node.kind == "dot"]
+    outside = sum(_extent(axes, x.axes) // 2 for node in products for x in node.operands if not x.axes & looped)
+    depth = max((_extent(axes, frozenset(node.detail.summed)) for node in products), default=0)
     for warps in (4, 8):
         threads = 32 * warps
         if wide:  # a thread of a product without a matrix unit reads the rows and columns of its square

@@ -303,12 +303,13 @@ def _result_tile(stage: Stage, axes: tuple[KernelAxis, ...]) -> int:
 
 
 def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], device: Device) -> int:
-    """16 elements of the largest tile a thread, in warps that a program may have."""
+    """16 elements of the largest tile a thread, in warps that a program may have; fewer where sums inside it keep more tiles alive."""
     if any(map(is_product, stages)):
         area = prod(axis.block for axis in axes if axis.role == "grid")
         return 8 if area >= 128 * 64 else 4
     tile = held_tile(stages, axes)
-    return max(1, min(MOST_THREADS // device.warp, tile // (16 * device.warp)))
+    each = 4 if any(stage.folded for stage in stages) else 16
+    return max(1, min(MOST_THREADS // device.warp, tile // (each * device.warp)))
 
 
 def _named(axes: tuple[KernelAxis, ...]) -> tuple[KernelAxis, ...]:

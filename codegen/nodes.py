@@ -262,7 +262,6 @@ class Puller:
             raise NotSharedError(value)
         if isinstance(operation, structure.Contract):
             return self._contract(value, operation, index, summed if at_home else _beside(summed, index))
-        flat = tuple(axis for axes in summed for axis in axes)
         if isinstance(operation, structure.Cumulative):
             x = self.at(value.operands[0], index)
             if len(own[operation.axis]) > 1:
@@ -270,11 +269,12 @@ class Puller:
             return Node(
                 "scan", (x,), value.dtype, value, (own[operation.axis], operation.reverse), x.axes | set(own[operation.axis])
             )
-        inner, outer = iter(summed), iter(own)
-        full = tuple(
-            index_over(next(inner) if axis in operation.axes else next(outer)) for axis in range(value.operands[0].ndim)
+        summed = summed if at_home else _beside(summed, index)
+        inner, outer = (index_over(axes) for axes in summed), iter(index)
+        x = self.at(
+            value.operands[0], tuple(next(inner if d in operation.axes else outer) for d in range(value.operands[0].ndim))
         )
-        x = self.at(value.operands[0], full)
+        flat = tuple(axis for axes in summed for axis in axes)
         return Node("reduce", (x,), value.dtype, value, (operation.kind, flat), x.axes - set(flat))
 
     def _contract(

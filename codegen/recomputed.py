@@ -1,6 +1,6 @@
-"""Which products of matrices are cheaper to compute again wherever they are read than to keep in memory.
+"""Which products of matrices, and which sums over a short axis, are cheaper to compute again wherever they are read than to keep.
 
-Such a product never lies in memory: the kernels that read it hold its summed axis in the tile and multiply again, in the
+Such a value never lies in memory: the kernels that read it hold its summed axis in the tile and compute it again, in the
 forward and in every owner of the backward. This is a question of bytes against flops; no operation is named here.
 """
 
@@ -20,6 +20,7 @@ from gradc.leaves import Broadcast, Cast, Reshape
 from gradc.ops import TABLE
 
 RESIDENT_DEPTH = 256  # the longest summed axis that a tile holds whole
+RESIDENT_FOLD = 64  # the same where the sum is no product of matrices
 MEMORY_WEIGHT = 4  # seconds of arithmetic taken for a second of memory traffic that keeps a large array out of memory
 LARGER = 1  # such a product has at least so many times the bytes of what it is made of
 
@@ -27,7 +28,7 @@ VIEWS = (ops.Elementwise, Cast, Broadcast, Reshape, structure.Permute, structure
 
 
 def recomputed_products(outputs: Sequence[Value], device: Device) -> frozenset[Value]:
-    """The products of a program that are computed again by whatever reads them."""
+    """The products and short sums of a program that are computed again by whatever reads them."""
     values = topological(outputs)
     users, wanted = users_of(values), frozenset(outputs)
     return frozenset(
@@ -36,15 +37,51 @@ def recomputed_products(outputs: Sequence[Value], device: Device) -> frozenset[V
 
 
 def _is_cheap(value: Value, device: Device) -> bool:
-    contract = value.operation
-    if is_leaf(value) or not isinstance(contract, structure.Contract):
+    if is_leaf(value) or not value.dtype.is_floating or value.dtype.itemsize > 4:
         return False
+    if isinstance(value.operation, structure.Reduce):
+        return _is_cheap_fold(value, device)
+    return isinstance(value.operation, structure.Contract) and _is_cheap_product(value, device)
+
+
+def _is_cheap_fold(value: Value, device: Device) -> bool:
+    """A sum over a short axis of arrays that are spread against each other, such as the distances between all points of two sets."""
+    (x,) = value.operands
+    depth = prod(x.shape[axis] for axis in value.operation.axes)
+    if not 1 < depth <= RESIDENT_FOLD or value.operation.kind not in ("sum", "max", "min", "prod"):
+        return False
+    sources, flops = _sources(value)
+    if value.size * value.dtype.itemsize < LARGER * sum(source.size * source.dtype.itemsize for source in sources):
+        return False
+    return depth * flops / device.vector_rate < MEMORY_WEIGHT * 2 * value.dtype.itemsize / device.bandwidth
+
+
+def _sources(fold: Value) -> tuple[list[Value], int]:
+    """What a fold is made of element by element, and the operations for each element of its operand."""
+    found: dict[Value, None] = {}
+    seen: set[Value] = set()
+    stack, flops = list(fold.operands), 1
+    while stack:
+        value = stack.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if is_leaf(value) or isinstance(value.operation, HEAVY):
+            found[value] = None
+            continue
+        flops += getattr(value.operation, "flops", 0)
+        stack.extend(value.operands)
+    return list(found), flops
+
+
+def _is_cheap_product(value: Value, device: Device) -> bool:
+    contract = value.operation
     depth = prod(owner.shape[axis] for owner, axis in summed_dims(value))
     rows = [label for label in contract.out if label not in contract.rhs]
     columns = [label for label in contract.out if label not in contract.lhs]
     sizes = dict(zip(contract.out, value.shape, strict=True))
     sides = [prod(sizes[label] for label in part) for part in (rows, columns)]
-    if min(*sides, depth) <= 1 or depth > RESIDENT_DEPTH or not value.dtype.is_floating or value.dtype.itemsize > 4:
+    if min(*sides, depth) <= 1 or depth > RESIDENT_DEPTH:
         return False
     size = value.dtype.itemsize
     if value.size * size < LARGER * sum(x.size * x.dtype.itemsize for x in value.operands):

@@ -28,6 +28,7 @@ ALONG_MEMORY = 32  # elements a tile has at least along the axis that is contigu
 WIDE = (128, 32)  # elements of a tile along memory where the sum goes across it: fewer leave more programs for fewer parts
 LARGER = (1, 2, 4, 8)  # times that: programs that go through tile after tile need more of it under way
 PRODUCT_TILES = 2  # tiles alive where a tile is larger than any array: a product before it is summed, and its operands
+FOLD_TILES = 3  # tiles alive for each fold inside a body: what it folds, what that is made of, and what follows
 REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
@@ -39,7 +40,7 @@ def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
 def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
     """The legal assignments that are weighed."""
     products = [stage for stage in stages if stage.heavy is not None and stage.heavy.kind == "dot"]
-    if any(stage.nested for stage in stages):
+    if any(stage.nested for stage in stages) or (products and any(stage.folded for stage in stages)):
         found: Iterable[Plan | None] = chained_plans(stages, setting)
     elif products:
         found = [product_plan(stages, products, setting)]
@@ -52,9 +53,10 @@ def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
     """Candidate sets of axes to spread over programs; none at all is one of them."""
     yield frozenset()
     seen: set[frozenset[Axis]] = {frozenset()}
+    folded = frozenset(axis for stage in stages for axis in stage.folded)
     for stage in stages:
-        scanned = set(stage.heavy.detail[0] if stage.heavy is not None and stage.heavy.kind == "scan" else ())
-        for grid in (frozenset(stage.own) - scanned, (frozenset(stage.own) | frozenset(stage.reduced)) - scanned):
+        whole = folded | scanned_axes(stage)
+        for grid in (frozenset(stage.own) - whole, (frozenset(stage.own) | frozenset(stage.reduced)) - whole):
             if grid not in seen:
                 seen.add(grid)
                 yield grid
@@ -123,12 +125,16 @@ def _inner_axes(
     if len(runs) > 1 and len({status_of(stages, axis) for axis in inner}) == 1:
         runs = [tuple(inner)]
         held = _held(runs)
-    longest = max(runs, key=lambda run: prod(a.size for a in run))
+    folded = frozenset(axis for stage in stages for axis in stage.folded)
+    longest = max((run for run in runs if folded.isdisjoint(run)), key=lambda run: prod(a.size for a in run), default=None)
+    if longest is None:
+        return
     others = held_tile(stages, tuple(axis for axis in held if axis.axes != longest))
     if not _can_loop(stages, longest, partial) or (others > 1 and others * beside * 16 > 4 * ROW_TILE):
         return
     for more in LARGER[:2]:
-        block = max(16, min(power_of_two(prod(a.size for a in longest)), 2 * ROW_TILE * more // (others * beside)))
+        wanted = 2 * ROW_TILE * more // (others * beside * max(1, power_of_two(_folds(stages))))
+        block = max(16, min(power_of_two(prod(a.size for a in longest)), wanted))
         looped = KernelAxis("", longest, "loop", block)
         yield more > 1, tuple(looped if axis.axes == longest else axis for axis in held)
 
@@ -151,8 +157,13 @@ def _live_tiles(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozen
     """About how many tiles of 32-bit registers are alive at once: arrays read, accumulators, and what is being computed."""
     buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= access.offset.axes}
     accumulators = sum(1 for stage in stages if stage.value in partial and inner <= frozenset(stage.own))
-    computing = 0.5 if buffers or len(inner) <= 2 else PRODUCT_TILES
+    computing = FOLD_TILES * _folds(stages) or (0.5 if buffers or len(inner) <= 2 else PRODUCT_TILES)
     return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + computing
+
+
+def _folds(stages: Sequence[Stage]) -> int:
+    """How many folds inside the bodies keep a tile alive each."""
+    return len({node.value for stage in stages for node in stage.inner})
 
 
 def _grid_axes(

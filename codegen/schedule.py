@@ -65,7 +65,7 @@ def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None
 def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None) -> list[Scheduled]:
     """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
     kept = _scheduled(graph, device, frozenset(), limit, recipes)
-    large = frozenset(value for value in recomputed if multiplications(value) > limit)
+    large = frozenset(value for value in recomputed if isinstance(value.operation, Reduce) or multiplications(value) > limit)
     if not large:
         return kept
     lean = _scheduled(graph, device, large, limit, recipes)
@@ -107,12 +107,12 @@ def _stages(state: State, done: list[Scheduled], device: Device) -> tuple[State,
         except NotSharedError as needed:
             state = replace(state, recomputed=state.recomputed - {needed.value})
             continue
-        stuck = [stage for stage in stages if stage.nested and not _fits(stage, state, device)]
+        stuck = [stage for stage in stages if (stage.nested or stage.folded) and not _fits(stage, state, device)]
         if not stuck:
             return state, axes, stages
         folded = {stage.heavy.value: folded_in_two(stage, axes) for stage in stuck if stage.heavy is not None}
         lost = {
-            node.value for stage in stuck if stage.heavy is None or folded[stage.heavy.value] is None for node in stage.nested
+            node.value for stage in stuck if stage.heavy is None or folded[stage.heavy.value] is None for node in stage.inner
         }
         steps = {value: steps for value, steps in folded.items() if steps is not None}
         state = replace(state, recomputed=state.recomputed - lost, overrides={**state.overrides, **steps})

@@ -45,7 +45,19 @@ class Stage:
 
     @cached_property
     def axes(self) -> frozenset[Axis]:
-        return frozenset((*self.own, *self.reduced, *(axis for node in self.nested for axis in node.detail.summed)))
+        return frozenset(
+            (*self.own, *self.reduced, *self.folded, *(axis for node in self.nested for axis in node.detail.summed))
+        )
+
+    @cached_property
+    def inner(self) -> tuple[Node, ...]:
+        """The products and other folds inside the body of the reduction."""
+        return tuple(node for node in self.nodes if node.kind in ("dot", "reduce") and node is not self.heavy)
+
+    @cached_property
+    def folded(self) -> frozenset[Axis]:
+        """The axes of folds inside the body that are no products: a tile holds them whole."""
+        return frozenset(axis for node in self.inner if node.kind == "reduce" for axis in node.detail[1])
 
     @cached_property
     def nested(self) -> tuple[Node, ...]:
