@@ -221,6 +221,7 @@ class Positions:
     def index_text(self, index: Index, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         """An index as text over tile dimensions `axes`."""
         steps = {term: step for term, step in index.terms if isinstance(term, Axis)}
+        assert steps.keys() <= {atom for axis in self.axes for atom in axis.axes}, "an axis without a role"
         parts = [part for axis in self.axes for part in self._along(axis, steps, axes, scope)]
         for term, step in index.terms:
             if not isinstance(term, Axis):

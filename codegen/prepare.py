@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gradc import types
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild
-from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, cast, constant
+from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, cast, constant, constant_of
 from gradc.ops import TABLE
 from gradc.structure import Cumulative, Gather, Keep, Permute, Reduce, ScatterAdd
 
@@ -102,10 +102,21 @@ def _scan(value: Value) -> Value:
 
 
 def _wrapped(index: Value, size: int) -> Value:
-    """Negative indices counted from the end. Unsigned ones have none."""
-    if index.dtype.kind == "uint":
+    """Negative indices counted from the end. Unsigned ones have none, and those of a program prepared before are done."""
+    if index.dtype.kind == "uint" or _is_wrapped(index, size):
         return index
     return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
+
+
+def _is_wrapped(index: Value, size: int) -> bool:
+    """Whether an index is where(i < 0, i + size, i)."""
+    if index.operation is not TABLE["where"]:
+        return False
+    condition, moved, kept = index.operands
+    if condition.operation is not TABLE["less"] or moved.operation is not TABLE["add"]:
+        return False
+    numbers = constant_of(condition.operands[1]), constant_of(moved.operands[1])
+    return condition.operands[0] is kept is moved.operands[0] and numbers == (0, size)
 
 
 VIEWS = (Broadcast, Reshape, Permute, Cast)

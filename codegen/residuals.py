@@ -146,8 +146,7 @@ def _cut(needed: Sequence[Value], outputs: frozenset[Value], recomputed: frozens
     flow = _Flow()
     for value in values:
         flow.connect((value.number, 0), (value.number, 1), _cost(value, outputs))
-        once = isinstance(value.operation, (*HEAVY, structure.Gather, structure.Keep)) and value not in recomputed
-        if is_leaf(value) or once:
+        if is_leaf(value) or (_is_computed_once(value) and value not in recomputed):
             flow.connect("source", (value.number, 0), UNLIMITED)
         for operand in value.operands:
             flow.connect((operand.number, 1), (value.number, 0), UNLIMITED)
@@ -155,6 +154,14 @@ def _cut(needed: Sequence[Value], outputs: frozenset[Value], recomputed: frozens
         flow.connect((value.number, 1), "sink", UNLIMITED)
     late = flow.reaching_sink()
     return [value for value in values if (value.number, 1) in late and (value.number, 0) not in late]
+
+
+def _is_computed_once(value: Value) -> bool:
+    """Reductions, and what is read here and there from an array larger than the result: a small table is read again."""
+    if isinstance(value.operation, structure.Gather):
+        table = value.operands[0]
+        return table.size * table.dtype.itemsize > value.size * value.dtype.itemsize
+    return isinstance(value.operation, (*HEAVY, structure.Keep))
 
 
 class _Flow:

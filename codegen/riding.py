@@ -16,8 +16,8 @@ import numpy as np
 
 from gradc import types
 from gradc.codegen.cascade import Refusal
-from gradc.codegen.index import Axis
-from gradc.codegen.nodes import Access, Node, walk
+from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.nodes import Access, Guard, Node, walk
 from gradc.codegen.recipes import Recipe, Recipes
 from gradc.codegen.stages import Stage
 from gradc.ops import TABLE
@@ -297,15 +297,31 @@ def joined(stages: Sequence[Stage]) -> dict[Node, Node]:
                 result[node] = result[roots[node.detail.buffer]]
                 continue
             operands = tuple(result[x] for x in node.operands)
-            key = (node.kind, node.value.number, _detail(node), tuple(map(id, operands)))
+            key = (node.kind, node.value.number, _detail(node, result), tuple(map(id, operands)))
             result[node] = made.setdefault(key, replace(node, operands=operands))
     return result
 
 
-def _detail(node: Node) -> Any:
-    if isinstance(node.detail, Access):
-        return node.detail.buffer.number, node.detail.index, node.detail.guards
-    return repr(node.detail) if node.kind == "constant" else node.detail
+def _detail(node: Node, known: Mapping[Node, Node]) -> Any:
+    """What sets a node apart from others of its operands; an index that is itself computed counts as the node it becomes."""
+    detail = node.detail
+    if isinstance(detail, Access):
+        guards = ((_spelled(guard.index, known), guard.low, guard.high, guard.step) for guard in detail.guards)
+        return detail.buffer.number, *(_spelled(index, known) for index in detail.index), *guards
+    if isinstance(detail, Guard):
+        return _spelled(detail.index, known), detail.low, detail.high, detail.step
+    if isinstance(detail, Index):
+        return _spelled(detail, known)
+    return repr(detail) if node.kind == "constant" else detail
+
+
+def _spelled(index: Index, known: Mapping[Node, Node]) -> Any:
+    def term(part: Any) -> Any:
+        if isinstance(part, Datum):
+            return id(known[part.node]), part.size
+        return (_spelled(part.index, known), part.divisor, part.modulus) if isinstance(part, Part) else part
+
+    return index.offset, tuple((term(part), factor) for part, factor in index.terms)
 
 
 def notes(found: Passes) -> Iterator[str]:

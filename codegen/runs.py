@@ -16,7 +16,7 @@ def memory_order(stages: Sequence[Stage]) -> list[Axis]:
     """Every axis, the one with the largest step in memory first."""
     step: dict[Axis, int] = {}
     for stage in stages:
-        for axis in (*stage.own, *stage.reduced):
+        for axis in (*stage.own, *stage.reduced, *stage.folded):
             step.setdefault(axis, 0)
         for access in (*stage.accesses, stage.store):
             for term, coefficient in access.offset.terms:

@@ -55,9 +55,9 @@ class Stage:
         return tuple(node for node in self.nodes if node.kind in ("dot", "reduce") and node is not self.heavy)
 
     @cached_property
-    def folded(self) -> frozenset[Axis]:
+    def folded(self) -> tuple[Axis, ...]:
         """The axes of folds inside the body that are no products: a tile holds them whole."""
-        return frozenset(axis for node in self.inner if node.kind == "reduce" for axis in node.detail[1])
+        return tuple(dict.fromkeys(axis for node in self.inner if node.kind == "reduce" for axis in node.detail[1]))
 
     @cached_property
     def nested(self) -> tuple[Node, ...]:

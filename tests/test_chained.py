@@ -53,6 +53,14 @@ def biased(q, k, v, bias):
     return weights(scores(q, k) + bias) @ v
 
 
+def at_distances(q, k, v, table):
+    """A learned number for each distance up to 8, and one for all beyond."""
+    lib = library(q)
+    apart = lib.clip(lib.arange(k.shape[-2])[None, :] - lib.arange(q.shape[-2])[:, None], -8, 8) + 8
+    bias = table[apart] if lib is torch else gradc.take(table, apart, axis=0)
+    return weights(scores(q, k) + (bias.permute(2, 0, 1) if lib is torch else gradc.permute_dims(bias, (2, 0, 1)))) @ v
+
+
 def scaled(q, k, v, temperature):
     return weights(scores(q, k) * temperature[:, None, None]) @ v
 
@@ -91,6 +99,7 @@ VARIANTS = {
     causal: lambda: heads(),
     sloped: lambda: [*heads(), tensor(2, seed=3)],
     biased: lambda: [*heads(batch=2), tensor(2, 65, 65, seed=3)],
+    at_distances: lambda: [*heads(length=33), tensor(17, 2, seed=3)],
     scaled: lambda: [*heads(batch=2), tensor(2, seed=3)],
     logistic: lambda: heads(),
     grouped: lambda: [tensor(2, 4, 65, 16), tensor(2, 2, 65, 16, seed=1), tensor(2, 2, 65, 16, seed=2)],
@@ -177,6 +186,17 @@ def test_one_kernel_forward_two_or_three_backward_and_nothing_quadratic(function
     arrays = [*low.saved, *(buffer for kernel in low.kernels for buffer in (*kernel.reads, *kernel.writes))]
     assert arrays
     assert all(math.prod(array.shape) < QUADRATIC * FULL["heads"] for array in arrays)
+
+
+def test_what_is_read_from_a_small_table_is_read_again_and_by_one_loop():
+    """Neither kept for the backward nor, in the forward's estimate, a reason to go over the keys twice."""
+    low = lowered(at_distances, gradc.spec((17, 16), "bfloat16"))
+    assert low.cost.forward.launches == 1
+    assert {array.shape for array in low.saved} <= {(4, 16, 2048, 64), (4, 16, 2048), (17, 16)}
+    forward = low.explain().split("backward:")[0]
+    assert "passes" not in forward
+    assert "contract rides along with max" in forward
+    assert low.source.count("+ 17,") == len(low.kernels), "negative positions are wrapped once"
 
 
 def test_the_owner_of_keys_and_values_is_one_kernel_and_that_of_queries_another():

@@ -429,6 +429,7 @@ GATHERS = [
     case("advanced pair", lambda x, i, j: x[i, j], lambda x, i, j: x[i, j], (5, 7), indices(9, size=5), indices(9, size=7, seed=1)),
     case("advanced and slice", lambda x, i: x[1:, i], lambda x, i: x[1:, i], (5, 7, 3), indices(4, size=7)),
     case("constant index", lambda x: x[np.array([3, 1, 1, -1])] * 2, lambda x: x[[3, 1, 1, -1]] * 2, (5, 7)),
+    case("wrapped before for another size", lambda x, i: gradc.take(x, gradc.where(i - 7 < 0, i - 7 + 5, i - 7), axis=0), lambda x, i: x[torch.where(i - 7 < 0, i - 7 + 5, i - 7)], (7, 3), indices(6, size=7)),
     case("gather in use", lambda x, i: gradc.exp(gradc.take(x, i, axis=0)) * x[0], lambda x, i: x[i].exp() * x[0], (5, 7), indices(4, size=5)),
     case("gather then sum", lambda x, i: gradc.take(x, i, axis=0).sum(axis=0), lambda x, i: x[i].sum(0), (5, 7), indices(9, size=5)),
     case("add at rows", lambda x, y, i: x.at[i].add(y), lambda x, y, i: x.index_add(0, i % 5, y), (5, 3), (9, 3), indices(9, size=5)),
