@@ -100,6 +100,25 @@ def start_and_stop(tiles: Tiles, loop: KernelAxis, lines: Iterable[Index], scope
     return start, _stop(tiles, loop, lows, highs, start)
 
 
+def whole_edge(tiles: Tiles, loop: KernelAxis, line: Index, first: str, stop: str, scope: Scope) -> tuple[str, bool] | None:
+    """Where, from `first` to `stop`, tiles begin to have no position at which a line is negative, or cease to (then False).
+
+    None where the line does not move with the loop step by step.
+    """
+    step, (low, high) = whole_step(line, loop), line.bounds()
+    if abs(step) != 1 or max(-low, high) >= LIMIT:
+        return None
+    rest = Sum().plus(_largest(tiles, loop, line.scaled(-1), scope), -1)  # the least value, less the looped position's share
+    block = tiles.block(loop)
+    if step < 0:
+        limit = rest.plus(Sum((), 1))
+        inside = limit.text() if limit.bounds()[0] >= 0 else f"tl.maximum({limit.text()}, 0)"
+        return f"tl.minimum({_operand(inside)} // {block} * {block}, {stop})", False
+    limit = Sum().plus(rest, -1)
+    inside = limit.text() if limit.bounds()[0] >= 0 else f"tl.maximum({limit.text()}, 0)"
+    return f"tl.minimum(tl.maximum(tl.cdiv({inside}, {block}) * {block}, {first}), {stop})", True
+
+
 def whole_step(line: Index, axis: KernelAxis) -> int:
     """How fast a line moves with the position along a kernel axis; 0 where it does not move with the whole of it."""
     steps = {term: step for term, step in line.terms if isinstance(term, Axis)}

@@ -23,6 +23,7 @@ from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.searches import owner_of
 from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
+from gradc.codegen.whole import Stretch, whole_tiles
 from gradc.ir import Value
 from gradc.types import DType
 
@@ -205,24 +206,41 @@ class _Kernel:
             reductions = [*here, *(node for node in along_carried if level_of(node) == number)]
             written = [store for store in along_stores if levels[store.node] == number]
             lines = () if scans or written else needed_lines(reductions, loop.axes)
-            body = self._open_loop(scope, loop, reductions, any(node.detail[1] for node in scans), lines)
-            for node in reductions:
-                (online.step if node in online.stepwise else self.print.accumulate)(body, node)
-            for store in written:
-                self._write(body, store)
-            online.close(body)
-            body.close(until=scope)
+            for stretch in self._stretches(scope, loop, reductions, lines):
+                body = self._open_loop(scope, loop, reductions, any(node.detail[1] for node in scans), stretch)
+                for node in reductions:
+                    (online.step if node in online.stepwise else self.print.accumulate)(body, node)
+                for store in written:
+                    self._write(body, store)
+                online.close(body)
+                body.close(until=scope)
             for node in here:
                 (online.finish if node in online.stepwise else self.print.finish_accumulator)(scope, node)
 
+    def _stretches(
+        self, scope: Scope, loop: KernelAxis, reductions: list[Node], lines: tuple[Index, ...]
+    ) -> list[Stretch | None]:
+        """The loops one after another that a pass is: two where a mask decides only in the tiles at one end."""
+        positions = self.print.positions
+        if not lines:
+            return [None]
+        first, stop = positions.ends(loop, lines, scope)
+        whole = whole_tiles(reductions, loop.axes, lines)
+        cut = positions.in_two(loop, whole.line, (first, stop), scope) if whole and loop.tiles > 1 else None
+        if whole is None or cut is None:
+            return [Stretch((first, stop), {})]
+        edge, after = cut
+        before, behind = ({}, whole.simpler) if after else (whole.simpler, {})
+        return [Stretch((first, edge), before), Stretch((edge, stop), behind)]
+
     def _open_loop(
-        self, scope: Scope, loop: KernelAxis, reductions: list[Node], backwards: bool, lines: tuple[Index, ...]
+        self, scope: Scope, loop: KernelAxis, reductions: list[Node], backwards: bool, stretch: Stretch | None
     ) -> Scope:
         owner = owner_of(reductions[0]) if loop.searches and reductions else None
         if owner is not None:
             return open_search(self.print, scope, loop, owner)
         body = Scope(scope, scope.bound | {loop})
-        self.print.open_loop(body, loop, backwards, lines)
+        self.print.open_loop(body, loop, stretch, backwards)
         return body
 
     def _write(self, scope: Scope, store: Store) -> None:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from gradc import types
 from gradc.codegen.chunks import HostCounter
-from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.index import Axis
 from gradc.codegen.multiplying import factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
-from gradc.codegen.nodes import Access, Guard, Node
+from gradc.codegen.nodes import Access, Guard, Node, has_datum
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.positions import Positions
 from gradc.codegen.scope import ATOM, BINDING, Scope, Variable
 from gradc.codegen.spelling import BINARY, bindings, fallback_name, identity, literal, remark, triton_dtype, zero
+from gradc.codegen.whole import Stretch
 from gradc.ir import Value
 from gradc.types import DType
 
@@ -63,6 +65,7 @@ class Expressions:
         self.as_stored = {x for x in factors if x.kind == "load" and dtypes[x.value] == x.dtype}  # matrix units take 16 bits
         self._node_names: dict[Node, str] = {}
         self.narrow = Narrowing()
+        self.simpler: Mapping[Node, Node] = {}  # what expressions are instead in the loop that is being printed
         self.multiplies = any(node.kind == "dot" for node in nodes)
 
     def instead(self, axis: KernelAxis, other: KernelAxis) -> Expressions:
@@ -81,8 +84,11 @@ class Expressions:
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)
 
-    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool, lines: tuple[Index, ...]) -> None:
-        self.positions.open_loop(body, loop, backwards, lines)
+    def open_loop(self, body: Scope, loop: KernelAxis, part: Stretch | None = None, backwards: bool = False) -> None:
+        """The whole of a loop, or a part of it in which some expressions are simpler."""
+        assert body.parent is not None
+        self.simpler = part.simpler if part else {}
+        self.positions.open_loop(body, loop, part.ends if part else self.positions.ends(loop, (), body.parent), backwards)
 
     def arguments(self) -> tuple[Argument, ...]:
         pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]
@@ -109,6 +115,8 @@ class Expressions:
     def at(self, node: Node, scope: Scope) -> Variable:
         """The variable (or short expression) for `node`, printing what it needs."""
         known = scope.find(node)
+        if known is None and node in self.simpler:
+            return self.at(self.simpler[node], scope)
         if known is None:
             known = self._make(node, scope)
             scope.at_depth(known.depth).known[node] = known
@@ -439,7 +447,3 @@ def is_product_pattern(left: tuple[KernelAxis, ...], right: tuple[KernelAxis, ..
 def is_vector(axis: KernelAxis) -> bool:
     """Whether a kernel axis is a tile dimension rather than a scalar position."""
     return axis.role == "resident" or axis.block > 1
-
-
-def has_datum(index: Index) -> bool:
-    return any(isinstance(t, Datum) or (isinstance(t, Part) and has_datum(t.index)) for t, _ in index.terms)

@@ -18,7 +18,7 @@ def open_search(kernel: Expressions, scope: Scope, loop: KernelAxis, owner: Owne
     search = Scope(scope, scope.bound | {lanes})
     size = kernel.positions.size(loop)
     printed = kernel.instead(loop, lanes)
-    printed.open_loop(search, lanes, backwards=False, lines=())
+    printed.open_loop(search, lanes)
     positions = printed.positions
     number = printed.at(owner.number, search).text
     if not number.isidentifier():

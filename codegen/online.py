@@ -269,6 +269,7 @@ class Online:
         for state in self._fresh:
             reference = self.references[state]
             body.add(f"{reference.before.text} = {reference.after.text}")
+        self._fresh, self._whole_over_seen = {}, ""
 
     # After the loop --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from copy import copy
 from math import prod
 from typing import Any
 
-from gradc.codegen.bounds import Sum, Symbol, start_and_stop
+from gradc.codegen.bounds import Sum, Symbol, start_and_stop, whole_edge
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
 from gradc.codegen.plan import KernelAxis
@@ -146,15 +146,25 @@ class Positions:
             body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
-    def open_loop(self, body: Scope, loop: KernelAxis, backwards: bool = False, lines: tuple[Index, ...] = ()) -> None:
-        """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards.
+    def ends(self, loop: KernelAxis, lines: tuple[Index, ...], scope: Scope) -> tuple[str, str]:
+        """From where to where a loop goes: tiles in which one of `lines` is negative throughout are left out."""
+        first, stop = start_and_stop(self, loop, lines, scope)
+        return (
+            self._named_end(loop, first, "first", "what comes before is masked throughout", scope),
+            self._named_end(loop, stop, "stop", "what comes after is masked throughout", scope),
+        )
 
-        Tiles in which one of `lines` is negative throughout are left out.
-        """
-        assert body.parent is not None
-        first, stop = start_and_stop(self, loop, lines, body.parent)
-        ends = [(first, "first", "before"), (stop, "stop", "after")]
-        first, stop = (self._named_end(loop, *end, body.parent) for end in ends)
+    def in_two(self, loop: KernelAxis, line: Index, ends: tuple[str, str], scope: Scope) -> tuple[str, bool] | None:
+        """Where a loop is cut in two, and whether the tiles after that (or else those before) are whole."""
+        found = whole_edge(self, loop, line, *ends, scope)
+        if found is None:
+            return None
+        text, after = found
+        return self._named_end(loop, text, "edge", f"what comes {'after' if after else 'before'} needs no mask", scope), after
+
+    def open_loop(self, body: Scope, loop: KernelAxis, ends: tuple[str, str], backwards: bool = False) -> None:
+        """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards."""
+        first, stop = ends
         if loop.block == 1:
             body.header = f"for {self._variables[loop]} in range({first}, {stop}):"
             return self._define(body, loop, self._variables[loop])
@@ -174,14 +184,14 @@ class Positions:
     def extent(self, axis: KernelAxis) -> Sum:
         return Sum(((Symbol(self.block(axis), axis.block, axis.block), 1),))
 
-    def _named_end(self, loop: KernelAxis, text: str, what: str, beyond: str, scope: Scope) -> str:
+    def _named_end(self, loop: KernelAxis, text: str, what: str, why: str, scope: Scope) -> str:
         """A loop's start or stop under a name, the same name in every pass."""
         if text.isidentifier() or text.isdecimal():
             return text
         known = scope.find((loop, text))
         if known is None:
             known = scope.known[loop, text] = Variable(self.names.fresh(f"{loop.name}_{what}"), (), scope.depth)
-            scope.add(f"{known.text} = {text}", f"what comes {beyond} is masked throughout")
+            scope.add(f"{known.text} = {text}", why)
         return known.text
 
     def first(self, axis: KernelAxis) -> Sum:
