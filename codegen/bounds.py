@@ -113,7 +113,8 @@ def whole_edge(tiles: Tiles, loop: KernelAxis, line: Index, first: str, stop: st
     if step < 0:
         limit = rest.plus(Sum((), 1))
         inside = limit.text() if limit.bounds()[0] >= 0 else f"tl.maximum({limit.text()}, 0)"
-        return f"tl.minimum({_operand(inside)} // {block} * {block}, {stop})", False
+        edge = f"tl.minimum({_operand(inside)} // {block} * {block}, {stop})"
+        return edge if first == "0" else f"tl.maximum({edge}, {first})", False
     limit = Sum().plus(rest, -1)
     inside = limit.text() if limit.bounds()[0] >= 0 else f"tl.maximum({limit.text()}, 0)"
     return f"tl.minimum(tl.maximum(tl.cdiv({inside}, {block}) * {block}, {first}), {stop})", True

@@ -13,10 +13,11 @@ from math import prod
 from gradc.codegen.chunks import unplaced
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
-from gradc.codegen.index import Axis, Index, term_axes, term_extent
+from gradc.codegen.index import Axis, term_axes, term_extent
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis
+from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
@@ -205,8 +206,7 @@ class _Kernel:
                 self.print.start_scan(scope, node)
             reductions = [*here, *(node for node in along_carried if level_of(node) == number)]
             written = [store for store in along_stores if levels[store.node] == number]
-            lines = () if scans or written else needed_lines(reductions, loop.axes)
-            for stretch in self._stretches(scope, loop, reductions, lines):
+            for stretch in [None] if scans or written else self._stretches(scope, loop, reductions):
                 body = self._open_loop(scope, loop, reductions, any(node.detail[1] for node in scans), stretch)
                 for node in reductions:
                     (online.step if node in online.stepwise else self.print.accumulate)(body, node)
@@ -217,14 +217,15 @@ class _Kernel:
             for node in here:
                 (online.finish if node in online.stepwise else self.print.finish_accumulator)(scope, node)
 
-    def _stretches(
-        self, scope: Scope, loop: KernelAxis, reductions: list[Node], lines: tuple[Index, ...]
-    ) -> list[Stretch | None]:
+    def _stretches(self, scope: Scope, loop: KernelAxis, reductions: list[Node]) -> list[Stretch | None]:
         """The loops one after another that a pass is: two where a mask decides only in the tiles at one end."""
-        positions = self.print.positions
-        if not lines:
+        positions, lines = self.print.positions, needed_lines(reductions, loop.axes)
+        condition = None if loop.searches else deciding(self.print, reductions, loop)
+        if not lines and condition is None:
             return [None]
         first, stop = positions.ends(loop, lines, scope)
+        if condition is not None:
+            first, stop = narrowed(self.print, scope, loop, condition, (first, stop))
         whole = whole_tiles(reductions, loop.axes, lines)
         cut = positions.in_two(loop, whole.line, (first, stop), scope) if whole and loop.tiles > 1 else None
         if whole is None or cut is None:

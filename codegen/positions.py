@@ -216,6 +216,10 @@ class Positions:
         """The position along an axis, over tile dimensions `axes`."""
         return _expand(self._variables[axis], axis, axes)
 
+    def start(self, loop: KernelAxis) -> str:
+        """The first position of the tile that a loop is at."""
+        return self._starts[loop] if loop.block > 1 else self._variables[loop]
+
     def first_program(self, axis: KernelAxis) -> str:
         return f"{self._programs[axis]} == 0"
 
