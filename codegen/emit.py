@@ -224,12 +224,18 @@ class _Kernel:
         if not lines and condition is None:
             return [None]
         first, stop = positions.ends(loop, lines, scope)
+        if lines:
+            self.notes.append(f"skips the tiles of {loop.name} that a mask over positions empties")
         if condition is not None:
+            self.notes.append(
+                f"a short loop finds from which tile of {loop.name} to which the condition on data holds anywhere"
+            )
             first, stop = narrowed(self.print, scope, loop, condition, (first, stop))
         whole = whole_tiles(reductions, loop.axes, lines)
         cut = positions.in_two(loop, whole.line, (first, stop), scope) if whole and loop.tiles > 1 else None
         if whole is None or cut is None:
             return [Stretch((first, stop), {})]
+        self.notes.append(f"tiles of {loop.name} with nothing masked go through a loop without the mask")
         edge, after = cut
         before, behind = ({}, whole.simpler) if after else (whole.simpler, {})
         return [Stretch((first, edge), before), Stretch((edge, stop), behind)]

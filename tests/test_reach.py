@@ -94,6 +94,7 @@ def test_what_the_loop_reaches_is_found_before_it():
         search, loop = kernel.source.split("\n    for ")[1:]
         assert "tl.dot" not in search
         assert "_from, " in loop
+    assert low.explain().count("a short loop finds from which tile of inner to which") == 3
     mask = gradc.spec((2048, 2048), "bool")
     chosen = gradc.compile(lambda q, k, v, m: weights(gradc.where(m, q @ k.mT, -math.inf)) @ v).lower(array, array, array, mask)
     assert all(kernel.source.count("\n    for ") == 1 for kernel in chosen.kernels), "a mask of pairs would be read twice"

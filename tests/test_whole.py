@@ -110,6 +110,8 @@ def loops(low):
 def test_one_of_two_loops_is_without_the_mask(name):
     low = lowered(MASKS[name])
     assert loops(low) == (2, 2, 2)
+    assert low.explain().count("with nothing masked go through a loop without the mask") == 3
+    assert low.explain().count("skips the tiles of inner") == 3
     for kernel in low.kernels:
         masked = [bool(COMPARED.search(part)) for part in kernel.source.split("\n    for ")[1:]]
         assert sorted(masked) == [False, True], kernel.source
