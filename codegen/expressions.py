@@ -91,15 +91,18 @@ class Expressions:
         self.positions.open_loop(body, loop, part.ends if part else self.positions.ends(loop, (), body.parent), backwards)
 
     def arguments(self) -> tuple[Argument, ...]:
-        pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]
-        return (*pointers, *(Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items()))
+        pointers = {name: Argument(name, "buffer", value) for value, name in self.pointers.items()}
+        return (*pointers.values(), *(Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items()))
 
     def signature(self) -> str:
         return ", ".join(f"{a.name}: tl.constexpr" if a.kind == "constexpr" else a.name for a in self.arguments())
 
     def pointer(self, buffer: Value) -> str:
+        """The parameter for an array; Values that stand for the same array share it."""
         if buffer not in self.pointers:
-            self.pointers[buffer] = self.names.fresh(f"{self.buffer_names[buffer]}_ptr")
+            name = self.buffer_names[buffer]
+            same = (pointer for other, pointer in self.pointers.items() if self.buffer_names[other] == name)
+            self.pointers[buffer] = next(same, None) or self.names.fresh(f"{name}_ptr")
         return self.pointers[buffer]
 
     # Expressions -----------------------------------------------------------------------------------------------------

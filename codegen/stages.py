@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Index
-from gradc.codegen.nodes import Access, Dot, Node, Puller, is_leaf, strides_of, walk
-from gradc.ir import Graph, Value, users_of
+from gradc.codegen.nodes import Access, Dot, Node, Puller, Running, is_leaf, strides_of, walk
+from gradc.ir import Graph, Value, topological, users_of
 from gradc.leaves import Cast, Reshape
 from gradc.types import DType
 
@@ -221,7 +221,8 @@ def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozense
         if not chained or user.size != value.size or any(x not in light for x in others):
             break
         value = user
-        if storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize:
+        narrow = storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize
+        if narrow or any(isinstance(x.operation, Running) for x in topological(others)):
             best = value
     return value if value in outputs else best  # what is wider in memory is computed by those who read it
 

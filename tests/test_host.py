@@ -11,7 +11,7 @@ import torch
 from kernels import check, force_loops, tensor
 
 import gradc
-from gradc.codegen import host, lower, recomputed
+from gradc.codegen import host, lower, recomputed, ways
 from gradc.codegen.lower import lower_pair
 from gradc.runtime.compile import program_of
 
@@ -25,7 +25,18 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / "chunked"))
     monkeypatch.setattr(host, "SMALLEST", 0)
     monkeypatch.setattr(host, "SHARE", 0.25)
+    monkeypatch.setattr(host, "DEARER", math.inf)
     monkeypatch.setattr(recomputed, "RESIDENT_DEPTH", 0)
+
+
+@pytest.fixture
+def sums_in_place(small_memory: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few loops as possible, so that what the one cannot write by chunks is summed; in place, however small it is."""
+    monkeypatch.setattr(host, "SHARE", 8)  # room for them beside a chunk
+    monkeypatch.setattr(ways, "LARGEST_CHUNK", 512)
+    monkeypatch.setattr(ways, "SMALL_SHARE", 2**40)
+    monkeypatch.setattr(ways.Loop, "seconds", lambda loop, device: 1)
+    monkeypatch.setattr(host, "COMPARED", 1)
 
 
 def close_to(
@@ -40,6 +51,7 @@ def close_to(
 
 pytestmark = pytest.mark.filterwarnings("error")
 small = pytest.mark.usefixtures("small_memory")
+in_place = pytest.mark.usefixtures("sums_in_place")
 ROWS, COLUMNS, WIDTH = 23, 31, 3  # primes: no chunk divides them
 TARGET = tensor(ROWS, dtype=torch.int64, low=0, high=COLUMNS)
 
@@ -193,6 +205,25 @@ def test_parts_of_a_sum_beside_chunks_that_are_not_contiguous(monkeypatch, tmp_p
     strided = [kernel for kernel in low.kernels if "host" in kernel.schedule and "split" in kernel.schedule]
     assert strided, low.explain()
     assert "[:, start:start + " in low.source
+
+
+@in_place
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [ROWS, 24])
+def test_sums_that_go_on_in_place(rows, dtype):
+    """One product of a chunk is used for both gradients: the one that the chunks cut is written, the other one summed up."""
+
+    def weighed(x, w, target):
+        return (1000 * cross_entropy(x, w, target)).astype(x.dtype)
+
+    def reference(x, w, target):
+        return 1000 * torch.nn.functional.cross_entropy(x @ w.T, target)
+
+    x, w = operands(rows, dtype=dtype)
+    low = close_to(weighed, reference, x, w, tensor(rows, dtype=torch.int64, low=0, high=COLUMNS))
+    assert sum("tl.dot" in kernel.source for kernel in low.kernels if kernel.phase == "backward") == 3
+    assert ("_rest" in low.source) == (dtype == torch.bfloat16)
+    assert ("_sum = torch.empty" in low.source) == (dtype == torch.float16)
 
 
 @small
