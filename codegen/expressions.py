@@ -92,7 +92,10 @@ class Expressions:
 
     def arguments(self) -> tuple[Argument, ...]:
         pointers = {name: Argument(name, "buffer", value) for value, name in self.pointers.items()}
-        return (*pointers.values(), *(Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items()))
+        return (
+            *pointers.values(),
+            *(Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items()),
+        )
 
     def signature(self) -> str:
         return ", ".join(f"{a.name}: tl.constexpr" if a.kind == "constexpr" else a.name for a in self.arguments())

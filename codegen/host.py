@@ -30,6 +30,7 @@ from gradc.leaves import Reshape
 SMALLEST = 64 * 2**20  # bytes up to which an intermediate is stored whole in any case
 SHARE = 0.0975  # of the large intermediates, what their chunks may take
 DEARER = 2.0  # times the seconds of a program that stores them, what one of chunks may take
+ALIKE = 1.05  # times the least seconds: no prediction is better than that
 COMPARED = 2  # assignments of axes, the best by a rough estimate, that are made to be weighed
 UNLIMITED = 1 << 62
 
@@ -104,8 +105,18 @@ def sections(
     limit = memory.chunk or int(SHARE * sum(map(stored_bytes, {value for root in roots for value in multiplied(root)})))
     found = loops_of(region, owners, limit, device, COMPARED)
     programs = [tuple(_Builder(graph, region, device, recipes).build(loops)) for loops in found]
-    best = min(programs, key=seconds_of, default=(whole,))
+    best = _fastest(programs) or (whole,)
     return best if seconds_of(best) <= memory.dearer * seconds_of((whole,)) else (whole,)
+
+
+def _fastest(programs: Sequence[tuple[Section, ...]]) -> tuple[Section, ...] | None:
+    """The program that is predicted to be the fastest; of those that no prediction tells apart the one with the fewest launches."""
+    least = min(map(seconds_of, programs), default=0.0)
+    return min((parts for parts in programs if seconds_of(parts) <= ALIKE * least), key=launches_of, default=None)
+
+
+def launches_of(parts: Sequence[Section]) -> int:
+    return sum(kernel.times for section in parts for kernel in section.kernels)
 
 
 def seconds_of(parts: Sequence[Section]) -> float:
@@ -203,12 +214,12 @@ class _Builder:
         for way in loop.ways:
             if way.run is not None:
                 self._store([way.written])
+                if way.written is not way.owner:
+                    self._total(way.heavy, self.stored[way.written], way.run)
             elif sums[way].is_owner:
                 self._store([way.owner])
             else:
                 self._total(way.heavy, sums[way].array, sums[way].left)
-            if way.written is not way.owner:
-                self._total(way.heavy, self.stored[way.written], way.run)
         return section
 
     def _total(self, heavy: Value, array: Value, run: Run = ()) -> None:

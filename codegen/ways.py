@@ -26,7 +26,6 @@ MOST_CHOICES = 1024  # assignments of axes to owners that are compared
 LARGEST_CHUNK = 128 * 2**20  # bytes; a longer chunk saves nothing but launches
 SMALL_SHARE = 16  # of a loop's memory, one part may go to a sum's parts of every chunk
 EVEN = (128, 16, 1)  # chunks are multiples of these where they are as long
-ALIGNED = 8  # 16-bit elements that are read at once: rows of chunks that divide the axis are as long as a multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,5 +232,5 @@ def chunk_of(size: int, most: float) -> int:
     even = -(-size // -(-size // longest))
     step = next(step for step in EVEN if step <= longest)
     near = min(-(-even // step), longest // step) * step
-    exact = (n for n in range(longest, longest * 3 // 4, -1) if size % n == 0 and n % min(ALIGNED, step) == 0)
+    exact = (n for n in range(longest, longest * 3 // 4, -1) if size % n == 0 and n % min(16, step) == 0)
     return near if size % near == 0 else next(exact, near)
