@@ -45,12 +45,10 @@ class Memory:
     dearer: float = math.inf
 
 
-def memory_for(graph: Graph, budget: int | None = None) -> Memory:
-    """What a program and its gradient may store: the budget, or intermediates of which none is large beside what it is made
-    from and what it gives, each with its gradient.
+def memory_for(graph: Graph) -> Memory:
+    """What a program and its gradient may store unless told: no intermediate that is large beside what it is made from and
+    what it gives, each with its gradient.
     """
-    if budget is not None:
-        return Memory(budget, budget)
     candidates = [value for value in graph.values if stored_bytes(value) > SMALLEST and isinstance(value.operation, HEAVY)]
     beside = _bytes_beside(graph) if candidates else {}
     large = (stored_bytes(value) for value in candidates if stored_bytes(value) > 2 * beside[value])

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.autodiff import vjp_graph
+from gradc.codegen.budget import Figures, within
 from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
 from gradc.codegen.explain import heading
 from gradc.codegen.host import Memory, memory_for, sections, too_large, too_large_to_keep
-from gradc.codegen.module import HostFunction, Step, array_names, module_text, wiring_text
+from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
 from gradc.codegen.recipes import KNOWN, Recipes
@@ -51,25 +52,39 @@ class Program:
 
 
 def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = KNOWN, budget: int | None = None) -> Program:
-    """A program without a backward. `graph` is normalised; `budget` limits the bytes of one intermediate.
+    """A program without a backward. `graph` is normalised; `budget` limits the bytes it takes beside arguments and results.
 
-    Without `recipes` no sum rides along with what it depends on.
+    Without `recipes` no sum rides along with what it depends on. Raises UnsupportedError for a budget that is too small.
     """
-    title, taken = _title(graph)
+    title = _title(graph)[0]
     prepared = prepare(with_literals(graph))
-    memory = memory_for(prepared, budget)
-    forward = _sequence("forward", prepared, title, frozenset(), taken, device, recipes, memory)
-    return _program(title, (forward,), "")
+
+    def made(memory: Memory) -> Program:
+        forward = _sequence("forward", prepared, title, frozenset(), _title(graph)[1], device, recipes, memory)
+        return _program(title, (forward,), "")
+
+    if budget is None:
+        return made(memory_for(prepared))
+    return within(budget, title, made, lambda program: figures_of(program, len(graph.outputs)))
 
 
 def lower_pair(
     graph: Graph, wrt: Sequence[int], device: Device = H200, recipes: Recipes | None = KNOWN, budget: int | None = None
 ) -> tuple[Program, Partition]:
-    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised; the rest as above.
+    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised; the rest as above."""
 
-    What is too large to store is computed again in the backward; where that would store it too, it is kept after all.
-    """
-    memory = memory_for(prepare(with_literals(graph)), budget)
+    def made(memory: Memory) -> tuple[Program, Partition]:
+        return _pair(graph, wrt, device, recipes, memory)
+
+    if budget is None:
+        return made(memory_for(prepare(with_literals(graph))))
+    return within(budget, _title(graph)[0], made, lambda pair: figures_of(pair[0], len(graph.outputs)))
+
+
+def _pair(
+    graph: Graph, wrt: Sequence[int], device: Device, recipes: Recipes | None, memory: Memory
+) -> tuple[Program, Partition]:
+    """What is too large to store is computed again in the backward; where that would store it too, it is kept after all."""
     split = differentiate(graph, wrt, device, memory)
     if split.recomputes and any(too_large(s, memory) for s in sections(split.backward, frozenset(), memory, device, recipes)):
         split = differentiate(graph, wrt, device)
@@ -81,6 +96,18 @@ def lower_pair(
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
     wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
     return _program(title, (forward, backward), wiring), split
+
+
+def figures_of(program: Program, results: int) -> Figures:
+    """Seconds, and the most bytes at once beside arguments and results: what is kept for the backward is there until its end."""
+    forward, *backward = program.sequences
+    own = forward.graph.outputs[:results]
+    kept = {value for value in forward.graph.outputs[results:] if value not in set(own)}
+    held = sum(value.size * forward.dtypes[value].itemsize for value in kept)
+    later = (held + most_bytes(s.host, s.dtypes, s.graph.outputs) for s in backward)
+    kernels = (kernel for sequence in program.sequences for kernel in sequence.scheduled)
+    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in kernels)
+    return Figures(max(most_bytes(forward.host, forward.dtypes, own), *later, 0), seconds)
 
 
 def _title(graph: Graph) -> tuple[str, Names]:

@@ -199,7 +199,7 @@ def test_an_owner_whose_chunks_are_not_contiguous():
 def test_parts_of_a_sum_beside_chunks_that_are_not_contiguous(monkeypatch, tmp_path):
     """What the programs of a chunk's kernel leave for each other lies row by row, whatever it is written into in the end."""
     force_loops(monkeypatch, tmp_path)
-    monkeypatch.setattr(host, "memory_for", lambda graph, budget=None: host.Memory(64, 64))
+    monkeypatch.setattr(host, "memory_for", lambda graph: host.Memory(64, 64))
     monkeypatch.setattr(lower, "memory_for", host.memory_for)
 
     def attention(q, k, v):
