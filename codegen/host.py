@@ -11,15 +11,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import product
 from operator import or_
 
 from gradc import structure
 from gradc.codegen.chunks import Body, Region, Run, View
 from gradc.codegen.device import Device
+from gradc.codegen.explain import duration, size
 from gradc.codegen.nodes import Running, is_leaf
 from gradc.codegen.plan import HostLoop
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import is_safe
+from gradc.codegen.reuse import written_over
 from gradc.codegen.schedule import Scheduled, schedule
 from gradc.codegen.stages import HEAVY, State, storage_dtype, worth_storing
 from gradc.codegen.sums import Sum
@@ -33,16 +36,19 @@ DEARER = 2.0  # times the seconds of a program that stores them, what one of chu
 ALIKE = 1.05  # times the least seconds: no prediction is better than that
 COMPARED = 2  # assignments of axes, the best by a rough estimate, that are made to be weighed
 UNLIMITED = 1 << 62
+LARGE = "more than twice what it is made from and gives"
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes: an intermediate of more than `whole` is computed in chunks, which take `chunk` together (None: SHARE of it),
-    unless that takes more than `dearer` times as long."""
+    unless that takes more than `dearer` times as long. `why` says where the limit is from.
+    """
 
     whole: int
     chunk: int | None = None
     dearer: float = math.inf
+    why: str = "to keep to memory_budget"
 
 
 def memory_for(graph: Graph) -> Memory:
@@ -52,12 +58,13 @@ def memory_for(graph: Graph) -> Memory:
     candidates = [value for value in graph.values if stored_bytes(value) > SMALLEST and isinstance(value.operation, HEAVY)]
     beside = _bytes_beside(graph) if candidates else {}
     large = (stored_bytes(value) for value in candidates if stored_bytes(value) > 2 * beside[value])
-    return Memory(min(large, default=UNLIMITED) - 1, None, DEARER)
+    return Memory(min(large, default=UNLIMITED) - 1, None, DEARER, LARGE)
 
 
 def _bytes_beside(graph: Graph) -> dict[Value, int]:
-    """For every Value, the bytes of the arguments it is computed from and of the results computed from it."""
-    ends = [*(value for value in graph.values if is_leaf(value)), *dict.fromkeys(graph.outputs)]
+    """For every Value, the bytes of the arguments it is computed from and of the results, but gradients, computed from it."""
+    results = (value for value in dict.fromkeys(graph.outputs) if not value.note.startswith("∂"))
+    ends = [*(value for value in graph.values if is_leaf(value)), *results]
     behind = {value: 1 << place for place, value in enumerate(ends) if is_leaf(value)}
     ahead = {value: 1 << place for place, value in enumerate(ends) if not is_leaf(value)}
     for value in graph.values:
@@ -77,7 +84,7 @@ class Section:
     """Kernels launched one after another: once, or for every chunk of a loop.
 
     `aliases` are the Values its program has for arrays of the whole, `views` those for parts of arrays. `counters` are where
-    the chunk starts and the first position that no chunk before has gone over.
+    the chunk starts and the first position that no chunk before has gone over, `roots` the large Values that a loop makes.
     """
 
     graph: Graph
@@ -86,6 +93,8 @@ class Section:
     loop: HostLoop | None = None
     views: tuple[View, ...] = ()
     counters: tuple[Value, ...] = ()
+    roots: tuple[Value, ...] = ()
+    sums: tuple[Sum, ...] = ()
 
 
 def sections(
@@ -102,9 +111,12 @@ def sections(
     region, owners = region_of(graph, roots, statistics)
     limit = memory.chunk or int(SHARE * sum(map(stored_bytes, {value for root in roots for value in multiplied(root)})))
     found = loops_of(region, owners, limit, device, COMPARED)
-    programs = [tuple(_Builder(graph, region, device, recipes).build(loops)) for loops in found]
-    best = _fastest(programs) or (whole,)
-    return best if seconds_of(best) <= memory.dearer * seconds_of((whole,)) else (whole,)
+    ways = product(found, (False, True))
+    programs = [tuple(_Builder(graph, region, device, recipes, stored).build(loops)) for loops, stored in ways]
+    best = _fastest(programs)
+    if best is None or seconds_of(best) > memory.dearer * seconds_of((whole,)):
+        return (whole,)
+    return with_reasons(best, seconds_of(best), seconds_of((whole,)), memory.why)
 
 
 def _fastest(programs: Sequence[tuple[Section, ...]]) -> tuple[Section, ...] | None:
@@ -139,6 +151,37 @@ def too_large_to_keep(outputs: Sequence[Value], memory: Memory) -> frozenset[Val
     return frozenset(value for value in heavy if value not in given and is_safe(value, users))
 
 
+def with_reasons(parts: Sequence[Section], seconds: float, stored: float, why: str) -> tuple[Section, ...]:
+    """The sections with a word on every loop: what it makes in chunks, why, and what it makes again."""
+    made: set[Value] = set()
+    found = []
+    for part in parts:
+        if part.loop is not None:
+            lines = [
+                _in_chunks(part, part.loop, why),
+                f"    stored whole about {duration(stored)}, in chunks about {duration(seconds)}",
+            ]
+            products = dict.fromkeys(value for root in part.roots for value in multiplied(root))
+            again = [_called(value) for value in products if value in made]
+            lines += [f"    made again: {', '.join(again)}"] if again else []
+            lines += [f"    {line}" for kept in part.sums for line in kept.said]
+            loop = replace(part.loop, why=tuple(lines))
+            part = replace(part, loop=loop, kernels=tuple(replace(kernel, loop=loop) for kernel in part.kernels))
+            made |= set(products)
+        found.append(part)
+    return tuple(found)
+
+
+def _in_chunks(part: Section, loop: HostLoop, why: str) -> str:
+    whole = " and ".join(f"{_called(root)} ({size(stored_bytes(root))})" for root in part.roots)
+    taken = sum(map(stored_bytes, _temporaries(part)))
+    return f"{whole} in {loop.count} chunks of {loop.chunk} positions, {size(taken)} at a time: {why}"
+
+
+def _called(value: Value) -> str:
+    return value.name or value.operation.name
+
+
 # The region ---------------------------------------------------------------------------------------------------------
 
 
@@ -171,10 +214,10 @@ def _outlet(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset
 
 
 class _Builder:
-    """Builds the sections one after another. `stored` are the Values in memory so far, with the inputs they are read as."""
+    """Builds the sections one after another; with `operands`, what products are made of is stored where that is faster. `stored` are the Values in memory so far, with the inputs they are read as."""
 
-    def __init__(self, graph: Graph, region: Region, device: Device, recipes: Recipes | None):
-        self.graph, self.region, self.device, self.recipes = graph, region, device, recipes
+    def __init__(self, graph: Graph, region: Region, device: Device, recipes: Recipes | None, operands: bool):
+        self.graph, self.region, self.device, self.recipes, self.operands = graph, region, device, recipes, operands
         self.stored: dict[Value, Value] = {}
         self.totals: dict[Value, Value] = {}
 
@@ -239,14 +282,17 @@ class _Builder:
             outputs += kept.steps(body, share)
             aliases |= kept.aliases
             sums[way] = kept
-        views = (view.part for view in body.views if not view.part.operands)
+        parts = (view.part for view in body.views if not view.part.operands)
         running = (value for value in aliases if isinstance(value.operation, Running))
-        inputs = (*self._inputs(), *running, *views, *body.counters)
+        inputs = (*self._inputs(), *running, *parts, *body.counters)
         graph = Graph(inputs, tuple(outputs), title=self.graph.title)
-        kernels = tuple(replace(kernel, loop=host) for kernel in schedule(graph, self.device, self.recipes))
-        return Section(graph, kernels, aliases, host, tuple(body.views), body.counters), sums
+        kernels = tuple(replace(kernel, loop=host) for kernel in schedule(graph, self.device, self.recipes, self.operands))
+        aliases |= written_over(kernels, frozenset(graph.outputs))
+        views, made = tuple(body.views), (tuple(loop.roots), tuple(sums.values()))
+        return Section(graph, kernels, aliases, host, views, body.counters, *made), sums
 
 
 def _temporaries(section: Section) -> set[Value]:
     """What a chunk's kernels leave for each other."""
-    return {value for kernel in section.kernels for value in kernel.writes} - set(section.graph.outputs)
+    made = {value for kernel in section.kernels for value in kernel.writes} - set(section.graph.outputs)
+    return {value for value in made if value not in section.aliases}

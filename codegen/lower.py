@@ -13,7 +13,7 @@ from gradc.codegen.budget import Figures, within
 from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
-from gradc.codegen.explain import heading
+from gradc.codegen.explain import heading, size
 from gradc.codegen.host import Memory, memory_for, sections, too_large, too_large_to_keep
 from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
 from gradc.codegen.names import Names, identifier
@@ -23,6 +23,7 @@ from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.stages import storage_dtype
+from gradc.codegen.ways import stored_bytes
 from gradc.ir import Graph, Value
 from gradc.leaves import Literal, make_input
 from gradc.normalise import normalise
@@ -41,6 +42,7 @@ class LaunchSequence:
     identifiers: dict[Value, str]
     dtypes: dict[Value, DType]
     device: Device
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,8 @@ def _pair(
     kept = frozenset(split.forward.outputs[results:])
     forward = _sequence("forward", split.forward, title, kept, taken, device, recipes, memory)
     backward = _sequence("backward", split.backward, title, frozenset(), taken, device, recipes, memory)
+    again = ", ".join(f"{v.name or v.operation.name} ({size(stored_bytes(v))})" for v in split.recomputes)
+    backward = replace(backward, notes=(f"made again, too large to keep: {again}",) if again else ())
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
     wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
     return _program(title, (forward, backward), wiring), split

@@ -95,7 +95,10 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A program part-way through scheduling: what is in memory already, and what is computed by other means than written."""
+    """A program part-way through scheduling: what is in memory already, and what is computed by other means than written.
+
+    `written` are Values without a reduction that are stored all the same.
+    """
 
     graph: Graph
     outputs: tuple[Value, ...]
@@ -104,6 +107,7 @@ class State:
     recomputed: frozenset[Value] = frozenset()
     small_product: int = 0
     recipes: Recipes | None = None
+    written: frozenset[Value] = frozenset()
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""
@@ -131,6 +135,7 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     values = [value for value in state.values() if value not in state.stored]
     kept = dict.fromkeys(value for value in _representatives(values, state) if value not in state.stored)
     kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
+    kept |= dict.fromkeys(value for value in values if value in state.written)
     kept |= dict.fromkeys(_read_at_many_places(values, kept, state))
     position = {value: i for i, value in enumerate(values)}
     return [_stage(value, axes, kept, state) for value in sorted(kept, key=position.__getitem__)]

@@ -45,6 +45,12 @@ class Sum:
         """The axes of the array that are still to be summed."""
         return (0,) if self.parts else ()
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Where the sum is between chunks, in words, where it is in place."""
+        beside = {"result": "", "halves": ", beside it what rounding took from it", "apart": " in float32"}[self.way.place]
+        return () if self.parts else (f"{self.array.name or 'a sum'} is summed in place from chunk to chunk{beside}",)
+
     def steps(self, body: Body, share: Value) -> list[Value]:
         """What a chunk's program gives, for the chunk's share of the sum."""
         if self.parts:
