@@ -5,7 +5,7 @@ What counts are bytes beside arguments and results, at any moment of the forward
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from gradc.codegen.host import UNLIMITED, Memory
 from gradc.errors import UnsupportedError
 
 Made = TypeVar("Made")
-SMALLEST = 12  # the power of two of bytes below which nothing is expected of less for an intermediate
+SMALLEST = 8  # the power of two of bytes below which nothing is expected of less for an intermediate
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,28 @@ def within(budget: int, title: str, make: Callable[[Memory], Made], figures: Cal
     those that do not. Raises UnsupportedError, with the least that is possible, where there is neither.
     """
     whole = make(Memory(UNLIMITED, UNLIMITED))
-    at_most = figures(whole)
-    for most in (budget, *(1 << power for power in range(budget.bit_length() - 1, SMALLEST, -1))):
+    least = stored = figures(whole)
+    for most in _trials(budget, stored.bytes):
         made = make(Memory(most, most))
         taken = figures(made)
         if taken.bytes <= budget:
-            return whole if at_most.bytes <= budget and at_most.seconds <= taken.seconds else made
-        if most != budget and taken.bytes < at_most.bytes:
-            at_most = taken
-    if at_most.bytes <= budget:
+            return whole if stored.bytes <= budget and stored.seconds <= taken.seconds else made
+        if most != budget and taken.bytes < least.bytes:
+            least = taken
+    if stored.bytes <= budget:
         return whole
     raise UnsupportedError(
-        f"{title} takes {at_most.bytes:,} bytes beside its arguments and results, and memory_budget is {budget:,}",
-        advice=f"Allow memory_budget={at_most.bytes}, or make smaller what it computes in between.",
+        f"{title} takes {least.bytes:,} bytes beside its arguments and results, and memory_budget is {budget:,}",
+        advice=f"Allow memory_budget={least.bytes}, or make smaller what it computes in between.",
     )
+
+
+def _trials(budget: int, stored: int) -> Iterator[int]:
+    """What one loop's chunks may take: the budget, less, and more where its rows do not fit otherwise.
+
+    But for the first they are the same for every budget: the least that one is told is found again when it is asked for.
+    """
+    yield budget
+    powers = [1 << power for power in range(SMALLEST, stored.bit_length() + 1)]
+    yield from (most for most in reversed(powers) if most < budget)
+    yield from (most for most in powers if most >= budget)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import product
 from operator import or_
 
 from gradc import structure
@@ -23,7 +22,7 @@ from gradc.codegen.plan import HostLoop
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import is_safe
 from gradc.codegen.reuse import written_over
-from gradc.codegen.schedule import Scheduled, schedule
+from gradc.codegen.schedule import Scheduled, computed_operands, schedule
 from gradc.codegen.stages import HEAVY, State, storage_dtype, worth_storing
 from gradc.codegen.sums import Sum
 from gradc.codegen.ways import Loop, Way, chunk_of, loops_of, multiplied, stored_bytes
@@ -111,12 +110,20 @@ def sections(
     region, owners = region_of(graph, roots, statistics)
     limit = memory.chunk or int(SHARE * sum(map(stored_bytes, {value for root in roots for value in multiplied(root)})))
     found = loops_of(region, owners, limit, device, COMPARED)
-    ways = product(found, (False, True))
-    programs = [tuple(_Builder(graph, region, device, recipes, stored).build(loops)) for loops, stored in ways]
-    best = _fastest(programs)
+    best = _fastest([parts for loops in found for parts in _built(loops, graph, region, device, recipes)])
     if best is None or seconds_of(best) > memory.dearer * seconds_of((whole,)):
         return (whole,)
     return with_reasons(best, seconds_of(best), seconds_of((whole,)), memory.why)
+
+
+def _built(
+    loops: list[Loop], graph: Graph, region: Region, device: Device, recipes: Recipes | None
+) -> Iterator[tuple[Section, ...]]:
+    """The sections that loops make; once more with what products are made of stored, where a chunk computes that."""
+    parts = tuple(_Builder(graph, region, device, recipes, False).build(loops))
+    yield parts
+    if any(part.loop is not None and computed_operands(part.graph) for part in parts):
+        yield tuple(_Builder(graph, region, device, recipes, True).build(loops))
 
 
 def _fastest(programs: Sequence[tuple[Section, ...]]) -> tuple[Section, ...] | None:

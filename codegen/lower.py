@@ -14,7 +14,7 @@ from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
 from gradc.codegen.explain import heading, size
-from gradc.codegen.host import Memory, memory_for, sections, too_large, too_large_to_keep
+from gradc.codegen.host import Memory, Section, memory_for, sections, too_large, too_large_to_keep
 from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
@@ -62,7 +62,8 @@ def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = K
     prepared = prepare(with_literals(graph))
 
     def made(memory: Memory) -> Program:
-        forward = _sequence("forward", prepared, title, frozenset(), _title(graph)[1], device, recipes, memory)
+        parts = sections(prepared, frozenset(), memory, device, recipes)
+        forward = _sequence("forward", prepared, title, frozenset(), _title(graph)[1], device, parts)
         return _program(title, (forward,), "")
 
     if budget is None:
@@ -88,13 +89,16 @@ def _pair(
 ) -> tuple[Program, Partition]:
     """What is too large to store is computed again in the backward; where that would store it too, it is kept after all."""
     split = differentiate(graph, wrt, device, memory)
-    if split.recomputes and any(too_large(s, memory) for s in sections(split.backward, frozenset(), memory, device, recipes)):
+    parts = sections(split.backward, frozenset(), memory, device, recipes)
+    if split.recomputes and any(too_large(part, memory) for part in parts):
         split = differentiate(graph, wrt, device)
+        parts = sections(split.backward, frozenset(), memory, device, recipes)
     results = len(graph.outputs)
     title, taken = _title(graph)
     kept = frozenset(split.forward.outputs[results:])
-    forward = _sequence("forward", split.forward, title, kept, taken, device, recipes, memory)
-    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, recipes, memory)
+    first = sections(split.forward, kept, memory, device, recipes)
+    forward = _sequence("forward", split.forward, title, kept, taken, device, first)
+    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, parts)
     again = ", ".join(f"{v.name or v.operation.name} ({size(stored_bytes(v))})" for v in split.recomputes)
     backward = replace(backward, notes=(f"made again, too large to keep: {again}",) if again else ())
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
@@ -176,11 +180,9 @@ def _sequence(
     statistics: frozenset[Value],
     taken: Names,
     device: Device,
-    recipes: Recipes | None,
-    memory: Memory,
+    parts: Sequence[Section],
 ) -> LaunchSequence:
-    """`statistics` are the outputs kept for the backward alone, which lie in memory as computed."""
-    parts = sections(graph, statistics, memory, device, recipes)
+    """`statistics` are the outputs kept for the backward alone, which lie in memory as computed; `parts` are its launches."""
     kernels = [kernel for section in parts for kernel in section.kernels]
     arrays = array_names(graph, parts)
     identifiers, outputs = arrays.identifiers, frozenset(graph.outputs) - statistics

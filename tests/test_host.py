@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from allocations import launches_and_peak
 from kernels import check, force_loops, outputs_and_gradients, tensor
 
 import gradc
 from gradc import types
 from gradc.codegen import host, lower, recomputed, roles, schedule, ways
-from gradc.codegen.lower import lower_pair
 from gradc.codegen.nodes import Running
 from gradc.ir import Graph, apply
 from gradc.leaves import Broadcast, make_input
 from gradc.ops import TABLE
-from gradc.runtime.compile import program_of
 
 
 @pytest.fixture
@@ -317,57 +316,6 @@ def test_what_has_no_axis_to_go_along_is_stored():
 # At full size, where nothing is forced -------------------------------------------------------------------------------
 
 
-class Array:
-    """Stands for an array of a host function: knows its bytes, and lives as long as it or a view of it is named."""
-
-    live = peak = 0
-    device = "none"
-
-    def __init__(self, shape: tuple[int, ...] = (), dtype: Any = torch.bool, device: str = "none"):
-        self.bytes = math.prod(shape) * dtype.itemsize
-        Array.live += self.bytes
-        Array.peak = max(Array.peak, Array.live)
-
-    def __del__(self):
-        Array.live -= self.bytes
-
-    def flatten(self, first: int, last: int) -> Array:
-        return self
-
-    def __getitem__(self, place: Any) -> tuple[Array]:
-        return (self,)
-
-
-class Torch:
-    """What a host function asks of torch."""
-
-    empty = Array
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
-class Launches:
-    """Stands for a kernel, and counts."""
-
-    count = 0
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable:
-        Launches.count += 1
-        return lambda *arrays, **sizes: None
-
-
-def launches_and_peak(low: gradc.Lowered, function: str, inputs: int) -> tuple[int, int]:
-    """How many launches a host function makes, and the most bytes it has allocated at once."""
-    text = low.source[low.source.index(f"def {function}(") :].split("\n\n\n")[0]
-    names = {kernel.name: Launches() for kernel in low.kernels}
-    space = {"torch": Torch(), "expect": lambda *arguments: None, **names}
-    Launches.count = Array.live = Array.peak = 0
-    exec(text, space)
-    space[function](*(Array() for _ in range(inputs)))
-    return Launches.count, Array.peak
-
-
 FULL = (gradc.spec((8192, 2048), "bfloat16"), gradc.spec((32000, 2048), "bfloat16"), gradc.spec((8192,), "int64"))
 LOGITS = 2 * 8192 * 32000
 
@@ -414,19 +362,6 @@ def test_kernels_of_a_loop_build():
     assert len(products) == 5
     assert {binary.name for binary in binaries if "HGMMA" in binary.sass} == products
     assert any(", start" in kernel.source.partition("):")[0] for kernel in low.kernels)
-
-
-def test_a_budget_is_kept():
-    """A smaller budget takes more chunks, a larger one none."""
-    _, graph = program_of(cross_entropy, FULL, {})
-    counts = {}
-    for budget in (2 * LOGITS, 2**25, 2**24):
-        program, _ = lower_pair(graph, (0, 1), budget=budget)
-        counts[budget] = sum(kernel.times for sequence in program.sequences for kernel in sequence.scheduled)
-        for sequence in program.sequences:
-            made = {value for kernel in sequence.scheduled for value in kernel.writes} - set(sequence.host.home)
-            assert sum(value.bytes for value in made - set(sequence.graph.outputs)) <= 2 * budget
-    assert counts[2 * LOGITS] < 10 < counts[2**25] < counts[2**24]
 
 
 def test_intermediates_of_ordinary_size_are_kept():
