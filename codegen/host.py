@@ -50,14 +50,18 @@ class Memory:
     why: str = "to keep to memory_budget"
 
 
-def memory_for(graph: Graph) -> Memory:
+def memories_for(graph: Graph) -> tuple[Memory, ...]:
     """What a program and its gradient may store unless told: no intermediate that is large beside what it is made from and
-    what it gives, each with its gradient.
+    what it gives, each with its gradient. One half as large may be stored, or not if that is no slower: another choice, where there is one.
     """
     candidates = [value for value in graph.values if stored_bytes(value) > SMALLEST and isinstance(value.operation, HEAVY)]
     beside = _bytes_beside(graph) if candidates else {}
-    large = (stored_bytes(value) for value in candidates if stored_bytes(value) > 2 * beside[value])
-    return Memory(min(large, default=UNLIMITED) - 1, None, DEARER, LARGE)
+    least, half = (
+        min((stored_bytes(value) for value in candidates if stored_bytes(value) > times * beside[value]), default=UNLIMITED)
+        for times in (2, 1)
+    )
+    forced = Memory(least - 1, None, DEARER, LARGE)
+    return (forced,) if half == least else (forced, Memory(half - 1, None, DEARER, "no slower than to store it"))
 
 
 def _bytes_beside(graph: Graph) -> dict[Value, int]:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.autodiff import vjp_graph
-from gradc.codegen.budget import Figures, within
+from gradc.codegen.budget import Figures, by_default, within
 from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
 from gradc.codegen.explain import heading, size
-from gradc.codegen.host import Memory, Section, memory_for, sections, too_large, too_large_to_keep
+from gradc.codegen.host import Memory, Section, memories_for, sections, too_large, too_large_to_keep
 from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.prepare import prepare
@@ -66,9 +66,12 @@ def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = K
         forward = _sequence("forward", prepared, title, frozenset(), _title(graph)[1], device, parts)
         return _program(title, (forward,), "")
 
+    def figures(program: Program) -> Figures:
+        return figures_of(program, len(graph.outputs))
+
     if budget is None:
-        return made(memory_for(prepared))
-    return within(budget, title, made, lambda program: figures_of(program, len(graph.outputs)))
+        return by_default(memories_for(prepared), made, figures)
+    return within(budget, title, made, figures)
 
 
 def lower_pair(
@@ -79,9 +82,12 @@ def lower_pair(
     def made(memory: Memory) -> tuple[Program, Partition]:
         return _pair(graph, wrt, device, recipes, memory)
 
+    def figures(pair: tuple[Program, Partition]) -> Figures:
+        return figures_of(pair[0], len(graph.outputs))
+
     if budget is None:
-        return made(memory_for(prepare(with_literals(graph))))
-    return within(budget, _title(graph)[0], made, lambda pair: figures_of(pair[0], len(graph.outputs)))
+        return by_default(memories_for(prepare(with_literals(graph))), made, figures)
+    return within(budget, _title(graph)[0], made, figures)
 
 
 def _pair(

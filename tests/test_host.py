@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -198,8 +199,7 @@ def test_an_owner_whose_chunks_are_not_contiguous():
 def test_parts_of_a_sum_beside_chunks_that_are_not_contiguous(monkeypatch, tmp_path):
     """What the programs of a chunk's kernel leave for each other lies row by row, whatever it is written into in the end."""
     force_loops(monkeypatch, tmp_path)
-    monkeypatch.setattr(host, "memory_for", lambda graph: host.Memory(64, 64))
-    monkeypatch.setattr(lower, "memory_for", host.memory_for)
+    monkeypatch.setattr(lower, "memories_for", lambda graph: (host.Memory(64, 64),))
 
     def attention(q, k, v):
         return gradc.softmax(q @ k.mT, axis=-1) @ v
@@ -351,6 +351,31 @@ def test_one_product_for_both_gradients_where_a_sum_beside_the_chunks_fits():
     assert {binary.spills for binary in low.build("sm_90")} == {0}
     chunks = int(summed.schedule.split("host ")[1].split(" x ")[1].split()[0])
     assert {buffer.name: buffer.bytes for buffer in summed.writes}["dx"] == chunks * 2 * 8192 * 2304
+
+
+def test_in_chunks_where_that_is_no_slower_than_to_store():
+    """Scores of nearly twice what they are made from and give: storing them would spare the backward no product in seconds."""
+    low = gradc.compile(cross_entropy).lower(
+        *(gradc.spec(shape, "bfloat16") for shape in ((8192, 4096), (128256, 4096))), FULL[2]
+    )
+    logits, product = 2 * 8192 * 128256, 2 * 8192 * 128256 * 4096
+    assert low.explain().count("no slower than to store it") == 2
+    assert launches_and_peak(low, "backward", len(low.saved) + 1)[1] - 2 * 4096 * (8192 + 128256) <= logits / 10
+    assert 4 * product <= low.cost.flops <= 4.2 * product
+
+
+def test_what_is_said_of_a_loop():
+    """What goes in chunks, how many, why, what storing it would take, and what is made again."""
+    story = gradc.compile(cross_entropy).lower(*FULL).explain()
+    said = "scores (524 MB) in 11 chunks of 768 positions, 49.2 MB at a time: more than twice what it is made from and gives"
+    assert said in story
+    assert "made again, too large to keep: scores (524 MB)" in story
+    assert story.count("made again: scores") == 1
+    seconds = re.findall(r"stored whole about ([\d.]+) ms, in chunks about ([\d.]+) ms", story)
+    assert len(seconds) == 3
+    assert all(float(stored) < float(chunked) for stored, chunked in seconds)
+    low = gradc.compile(cross_entropy).lower(*FULL, memory_budget=LOGITS // 4)
+    assert "dx is summed in place from chunk to chunk, beside it what rounding took from it" in low.explain()
 
 
 def test_kernels_of_a_loop_build():
