@@ -23,7 +23,7 @@ from gradc.ops import TABLE
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Chunks as for arrays of gigabytes, at tiny sizes, and products so deep that no kernel computes them in passing.
+    """Chunks as for arrays of gigabytes, at tiny sizes, and sums so long that no kernel computes them in passing.
 
     Plans are kept by program, so the disk cache is another one.
     """
@@ -32,6 +32,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(host, "SHARE", 0.25)
     monkeypatch.setattr(host, "DEARER", math.inf)
     monkeypatch.setattr(recomputed, "RESIDENT_DEPTH", 0)
+    monkeypatch.setattr(recomputed, "RESIDENT_FOLD", 0)
 
 
 @pytest.fixture
