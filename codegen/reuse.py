@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradc.codegen.nodes import Access, Node
+from gradc.codegen.nodes import Access, Node, walk
 from gradc.codegen.plan import Plan
+from gradc.codegen.riding import crosses, joined, passes
 from gradc.codegen.schedule import Scheduled
 from gradc.codegen.stages import Stage, storage_dtype
 from gradc.ir import Value
@@ -43,7 +44,7 @@ def _is_read_first(x: Value, value: Value, kernel: Scheduled) -> bool:
     if (
         value not in stages
         or value in kernel.buffers
-        or _goes_over(kernel.plan)
+        or _comes_back(kernel.plan, stages[value])
         or not _one_program_each(kernel.plan, stages[value])
     ):
         return False
@@ -56,9 +57,17 @@ def _reads(node: Node, x: Value) -> bool:
     return node.kind == "load" and isinstance(node.detail, Access) and node.detail.buffer is x
 
 
-def _goes_over(p: Plan) -> bool:
-    """Whether a program has a loop, in which it could come back to what it has written."""
-    return p.is_product or any(axis.role == "loop" for axis in p.axes)
+def _comes_back(p: Plan, stage: Stage) -> bool:
+    """Whether a program may read along its loop in a later pass than the one in which the stage is written."""
+    looped = tuple(axis for k in p.axes if k.role == "loop" for axis in k.axes)
+    if p.is_product or p.partial or any(k.searches for k in p.axes):
+        return True
+    nodes = joined(p.stages)
+    order = walk([nodes[other.root] for other in p.stages])
+    ready = passes(order, looped, p.recipes).ready
+    folds = (ready[node] - 1 for node in order if crosses(node, looped))
+    writes = (ready[nodes[other.root]] for other in p.stages if not frozenset(looped).isdisjoint(other.own))
+    return max((*folds, *writes), default=0) > ready[nodes[stage.root]]
 
 
 def _one_program_each(p: Plan, stage: Stage) -> bool:
