@@ -79,6 +79,8 @@ class _Kernel:
         self.print = Expressions(
             self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
         )
+        if self.plan.rereads and self.split is not None:
+            self.print.read_within(self.split)
 
     def _store(self, stage: Stage) -> Store:
         access = stage.store
@@ -157,8 +159,18 @@ class _Kernel:
             self._passes(scope, loop, stores, carried, late_stores, late_carried)
         for node in late_carried:
             self.print.accumulate(scope, node)
+        self._fold_rows(scope, [store.node for store in late_stores])
         for store in late_stores:
             self._write(scope, store)
+
+    def _fold_rows(self, scope: Scope, results: list[Node]) -> None:
+        """Reductions of resident rows, those that wait for fewest others first: what needs them all is computed after them."""
+        resident = tuple(axis for k in self.axes if k.role == "resident" for axis in k.axes)
+        nodes = [node for node in walk(results) if not set(resident).isdisjoint(reduced_axes(node)) and node.kind == "reduce"]
+        if len(nodes) > 1:
+            ready = passes(walk(results), resident, None).ready
+            for node in sorted(nodes, key=lambda node: ready[node]):
+                self.print.at(node, scope)
 
     def _along(self, node: Node, axis: KernelAxis) -> bool:
         return bool(node.axes & frozenset(axis.axes))

@@ -25,6 +25,7 @@ from gradc.ir import Value
 
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
+STATES = 2  # numbers carried for a reduction folded tile by tile: itself and what others are kept for
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
 MOST_RESIDENT = 16  # programs of one processor
@@ -37,13 +38,16 @@ def finished_plan(
     partial: frozenset[Value],
     setting: Setting,
     share: float | None = None,
+    rereads: bool = False,
 ) -> Plan:
     """The plan with these roles: sums ride along with what they depend on where that is cheaper than a pass.
 
-    `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
+    `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell; `rereads` says
+    that what all rows of a program have in common is read for each of them.
     """
-    plans = [_plan(stages, axes, partial, setting, recipes, share) for recipes in dict.fromkeys((setting.recipes, None))]
-    return min(plans, key=lambda p: p.seconds)
+    choices = dict.fromkeys((setting.recipes, None)) if any(axis.role == "loop" for axis in axes) else (setting.recipes,)
+    plans = [_plan(stages, axes, partial, setting, recipes, share) for recipes in choices]
+    return replace(min(plans, key=lambda p: p.seconds), rereads=rereads)
 
 
 def _plan(
@@ -60,10 +64,11 @@ def _plan(
     multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
     arrays = _arrays(stages, axes, setting)
     looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
-    times, repeated = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
+    nothing: frozenset[Value] = frozenset()
+    times, repeated, folded = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0, nothing)
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
-    needed = _registers(stages, axes, partial, arrays, warps, setting.device)
+    needed = _registers(stages, axes, partial, folded, arrays, warps, setting.device)
     flying = min(programs, setting.device.processors * _resident(needed, warps, setting.device))
     stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
@@ -169,8 +174,11 @@ def _repeated(
     partial: frozenset[Value],
     stored: Mapping[Value, None],
     recipes: Recipes | None,
-) -> tuple[dict[Value, int], int]:
-    """How often each array is read, and the operations done again: once for each pass over the looped axis that needs them."""
+) -> tuple[dict[Value, int], int, frozenset[Value]]:
+    """How often each array is read, and the operations done again: once for each pass over the looped axis that needs them.
+
+    And the stages whose reductions move together: each tile of them is folded at once.
+    """
     nodes = joined(stages)
     carried = {nodes[stage.heavy] for stage in stages if stage.value in partial and stage.heavy is not None}
     order = walk(
@@ -193,7 +201,9 @@ def _repeated(
             reads[node.detail.buffer] = max(reads[node.detail.buffer], count)
     again = sum((count - 1) * operations(node) for node, count in times.items())
     repairs = sum(2 * (ride.recipe.rank - 1) * operations(node) for node, ride in found.rides.items())
-    return reads, again + repairs
+    together = {*found.rides, *(x for ride in found.rides.values() for sources in ride.sources for x in sources)}
+    folded = frozenset(stage.value for stage in stages if stage.heavy is not None and nodes[stage.heavy] in together)
+    return reads, again + repairs, folded
 
 
 def _within_a_pass(sinks: Sequence[Node], looped: tuple[Axis, ...]) -> set[Node]:
@@ -270,24 +280,27 @@ def _registers(
     stages: Sequence[Stage],
     axes: tuple[KernelAxis, ...],
     partial: frozenset[Value],
+    folded: frozenset[Value],
     arrays: Sequence[Array],
     warps: int,
     device: Device,
 ) -> int:
     """What is read, what is summed up over loops, what is being computed, and what every thread takes besides.
 
-    A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count.
+    A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count. What
+    is folded tile by tile is one number a row, which every thread has.
     """
     tiles = [_result_tile(stage, axes) if is_product(stage) else _tile(stage, axes) for stage in stages]
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     sums = sum(
         tile
         for stage, tile in zip(stages, tiles, strict=True)
-        if stage.value in partial or not looped.isdisjoint(stage.reduced)
+        if stage.value in partial or (stage.value not in folded and not looped.isdisjoint(stage.reduced))
     )
     largest = max((array.elements for array in arrays), default=1)
     computing = max(max(tiles, default=1), sum(tile for tile in tiles if tile > largest))
-    return sum(array.tile for array in arrays) // 4 + computing + sums + OTHER_REGISTERS * warps * device.warp
+    states = sum(STATES * _result_tile(stage, axes) for stage in stages if stage.value in folded)
+    return sum(array.tile for array in arrays) // 4 + computing + sums + (states + OTHER_REGISTERS) * warps * device.warp
 
 
 def _resident(needed: int, warps: int, device: Device) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gradc import types
 from gradc.codegen.chunks import HostCounter
-from gradc.codegen.index import Axis
+from gradc.codegen.index import Axis, Index
 from gradc.codegen.multiplying import factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
@@ -67,6 +67,7 @@ class Expressions:
         self.narrow = Narrowing()
         self.simpler: Mapping[Node, Node] = {}  # what expressions are instead in the loop that is being printed
         self.multiplies = any(node.kind == "dot" for node in nodes)
+        self._within: KernelAxis | None = None
 
     def instead(self, axis: KernelAxis, other: KernelAxis) -> Expressions:
         """Prints the same kernel with one of its axes gone along in other steps, under other names."""
@@ -75,6 +76,10 @@ class Expressions:
         result.positions = self.positions.instead(axis, other, result.at)
         result._node_names = {}
         return result
+
+    def read_within(self, split: KernelAxis) -> None:
+        """Tiles are read in the loop over this axis even where they are the same in all of it."""
+        self._within = split
 
     # Header ----------------------------------------------------------------------------------------------------------
 
@@ -156,6 +161,8 @@ class Expressions:
 
     def _uses_axis(self, node: Node, axis: KernelAxis) -> bool:
         inside = frozenset(axis.axes)
+        if axis is self._within and node.kind == "load" and self.tile_axes(node.axes):
+            return True
         needs_mask = node.kind == "reduce" and axis.role in ("split", "loop") and bool(inside & frozenset(node.detail[1]))
         return bool(node.axes & inside) or needs_mask
 

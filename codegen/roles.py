@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
+from gradc.codegen.alive import alive, folds
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile
@@ -28,14 +29,12 @@ ROW_TILE = 2048  # elements a program should at least work on
 ALONG_MEMORY = 32  # elements a tile has at least along the axis that is contiguous in memory, so that loads are wide
 WIDE = (128, 32)  # elements of a tile along memory where the sum goes across it: fewer leave more programs for fewer parts
 LARGER = (1, 2, 4, 8)  # times that: programs that go through tile after tile need more of it under way
-PRODUCT_TILES = 2  # tiles alive where a tile is larger than any array: a product before it is summed, and its operands
-FOLD_TILES = 3  # tiles alive for each fold inside a body: what it folds, what that is made of, and what follows
 REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
-    """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
-    return min(plans(stages, setting), key=lambda p: p.seconds, default=None)
+    """The cheapest legal assignment of roles for stages sharing one kernel, or None; of equals the one with the fewest registers."""
+    return min(plans(stages, setting), key=lambda p: (p.seconds, p.registers), default=None)
 
 
 def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
@@ -89,10 +88,10 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
     split = frozenset(axis for stage in stages if stage.value in partial for axis in stage.reduced if axis in grid)
     if len({status_of(stages, axis) for axis in split}) > 1:
         return
-    for longer, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
+    for longer, rereads, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
         for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
             axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
-            found = finished_plan(stages, axes, partial, setting)
+            found = finished_plan(stages, axes, partial, setting, rereads=rereads)
             if not (longer or larger) or found.registers <= LIVE_ELEMENTS:
                 yield found
 
@@ -121,19 +120,21 @@ def _can_split(stage: Stage) -> bool:
 
 def _inner_axes(
     stages: Sequence[Stage], inner: list[Axis], partial: frozenset[Value]
-) -> Iterator[tuple[bool, tuple[KernelAxis, ...]]]:
+) -> Iterator[tuple[bool, bool, tuple[KernelAxis, ...]]]:
     """Roles of the axes inside a program: resident where they fit, otherwise the longest run is looped over.
 
-    With each, whether its tile is longer than need be: fewer programs are in flight then, and their rows may stay in the cache.
+    With each, whether its tile is longer than need be: fewer programs are in flight then, and their rows may stay in the cache;
+    and whether what all rows share is read again for each, because there are no registers to keep it in.
     """
     if not inner:
-        yield False, ()
+        yield False, False, ()
         return
     runs = runs_of(stages, inner)
     held = _held(runs)
     beside = 1 if memory_order(stages)[-1] in inner else ALONG_MEMORY  # what the grid adds to the tile so that loads are wide
-    if held_tile(stages, held) * beside * _live_tiles(stages, frozenset(inner), partial) <= LIVE_ELEMENTS:
-        yield False, held
+    needed, tile = alive(stages, frozenset(inner), partial), held_tile(stages, held) * beside
+    if tile * needed.tiles <= LIVE_ELEMENTS:
+        yield False, tile * (needed.tiles + needed.shared) > LIVE_ELEMENTS, held
         return
     if len(runs) > 1 and len({status_of(stages, axis) for axis in inner}) == 1:
         runs = [tuple(inner)]
@@ -146,10 +147,10 @@ def _inner_axes(
     if not _can_loop(stages, longest, partial) or (others > 1 and others * beside * 16 > 4 * ROW_TILE):
         return
     for more in LARGER[:2]:
-        wanted = 2 * ROW_TILE * more // (others * beside * max(1, power_of_two(_folds(stages))))
+        wanted = 2 * ROW_TILE * more // (others * beside * max(1, power_of_two(folds(stages))))
         block = max(16, min(power_of_two(prod(a.size for a in longest)), wanted))
         looped = KernelAxis("", longest, "loop", block)
-        yield more > 1, tuple(looped if axis.axes == longest else axis for axis in held)
+        yield more > 1, False, tuple(looped if axis.axes == longest else axis for axis in held)
 
 
 def _can_loop(stages: Sequence[Stage], run: tuple[Axis, ...], partial: frozenset[Value]) -> bool:
@@ -164,19 +165,6 @@ def _can_loop(stages: Sequence[Stage], run: tuple[Axis, ...], partial: frozenset
 
 def _held(runs: list[tuple[Axis, ...]]) -> tuple[KernelAxis, ...]:
     return tuple(KernelAxis("", run, "resident", power_of_two(prod(a.size for a in run))) for run in runs)
-
-
-def _live_tiles(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozenset[Value]) -> float:
-    """About how many tiles of 32-bit registers are alive at once: arrays read, accumulators, and what is being computed."""
-    buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= access.offset.axes}
-    accumulators = sum(1 for stage in stages if stage.value in partial and inner <= frozenset(stage.own))
-    computing = FOLD_TILES * _folds(stages) or (0.5 if buffers or len(inner) <= 2 else PRODUCT_TILES)
-    return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + computing
-
-
-def _folds(stages: Sequence[Stage]) -> int:
-    """How many folds inside the bodies keep a tile alive each."""
-    return len({node.value for stage in stages for node in stage.inner})
 
 
 def _grid_axes(
