@@ -166,10 +166,18 @@ class _Kernel:
     def _fold_rows(self, scope: Scope, results: list[Node]) -> None:
         """Reductions of resident rows, those that wait for fewest others first: what needs them all is computed after them."""
         resident = tuple(axis for k in self.axes if k.role == "resident" for axis in k.axes)
-        nodes = [node for node in walk(results) if not set(resident).isdisjoint(reduced_axes(node)) and node.kind == "reduce"]
-        if len(nodes) > 1:
-            ready = passes(walk(results), resident, None).ready
-            for node in sorted(nodes, key=lambda node: ready[node]):
+        missing: dict[Node, None] = {}
+        waiting = list(results)
+        while waiting:
+            node = waiting.pop()
+            if node not in missing and scope.find(node) is None:
+                missing[node] = None
+                waiting += node.operands
+        needed = [node for node in walk(results) if node in missing]
+        rows = [node for node in needed if node.kind == "reduce" and not set(resident).isdisjoint(node.detail[1])]
+        if len(rows) > 1:
+            ready = passes(needed, resident, None).ready
+            for node in sorted(rows, key=lambda node: ready[node]):
                 self.print.at(node, scope)
 
     def _along(self, node: Node, axis: KernelAxis) -> bool:

@@ -14,7 +14,7 @@ from math import prod
 from gradc.codegen.alive import alive, folds
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
-from gradc.codegen.estimate import finished_plan, held_tile
+from gradc.codegen.estimate import finished_plan, held_tile, is_product
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Running
 from gradc.codegen.plan import KernelAxis, Plan, Setting
@@ -33,8 +33,9 @@ REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
-    """The cheapest legal assignment of roles for stages sharing one kernel, or None; of equals the one with the fewest registers."""
-    return min(plans(stages, setting), key=lambda p: (p.seconds, p.registers), default=None)
+    """The cheapest legal assignment of roles for stages sharing one kernel, or None; of equal ones without products the leanest."""
+    multiplies = any(map(is_product, stages))
+    return min(plans(stages, setting), key=lambda p: (p.seconds, 0 if multiplies else p.registers), default=None)
 
 
 def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
