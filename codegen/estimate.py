@@ -25,6 +25,10 @@ from gradc.ir import Value
 
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
+MINOR, SMALL = (
+    16,
+    1 << 20,
+)  # a result so many times smaller than all that is moved, or of fewer bytes: how it is written matters little
 STATES = 2  # numbers carried for a reduction folded tile by tile: itself and what others are kept for
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
@@ -61,8 +65,11 @@ def _plan(
     """What the roles make of the stages: what is stored and read, warps, and seconds."""
     axes = _named(axes)
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
-    multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
-    arrays = _arrays(stages, axes, setting)
+    multiplies, arrays = any(map(is_product, stages)), _arrays(stages, axes, setting)
+    written = {stage: _stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored}
+    warps = _warps(axes, stages, setting.device)
+    if not multiplies:
+        warps = min(warps, _storing_warps(axes, written, arrays, setting))
     looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
     nothing: frozenset[Value] = frozenset()
     times, repeated, folded = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0, nothing)
@@ -73,9 +80,8 @@ def _plan(
     stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
-    written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
-    moved = written + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
-    shared = written + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
+    moved = sum(written.values()) + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
+    shared = sum(written.values()) + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     afterwards = _running_bytes(stages) / setting.device.bandwidth if multiplies else 0.0
@@ -330,6 +336,18 @@ def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], device: Device
     tile = held_tile(stages, axes)
     each = 4 if any(stage.folded for stage in stages) else 16
     return max(1, min(MOST_THREADS // device.warp, tile // (each * device.warp)))
+
+
+def _storing_warps(
+    axes: tuple[KernelAxis, ...], written: Mapping[Stage, int], arrays: Sequence[Array], setting: Setting
+) -> int:
+    """The warps that write all that is worth it 16 bytes a thread: a result may be smaller than what it is folded from."""
+    most, moved = MOST_THREADS, sum(written.values()) + sum(array.bytes for array in arrays)
+    for stage, count in written.items():
+        if count >= SMALL and count * MINOR >= moved:
+            tile = _result_tile(stage, axes) * storage_dtype(stage.value, setting.outputs).itemsize
+            most = min(most, tile // (16 * setting.device.warp))
+    return max(1, most)
 
 
 def _named(axes: tuple[KernelAxis, ...]) -> tuple[KernelAxis, ...]:

@@ -81,6 +81,13 @@ def test_a_fold_with_statistics_of_its_rows_is_taken_row_by_row():
     assert "at: split" in plain.kernels[0].schedule
 
 
+def test_a_small_result_is_written_16_bytes_a_thread():
+    """Four rows are folded into one: fewer threads than read them write it."""
+    folded = gradc.compile(lambda x: gradc.sum(x, axis=0)).lower(gradc.spec((4, 2**21), "bfloat16"), wrt=())
+    (kernel,), (binary,) = folded.kernels, folded.build("sm_90")
+    assert run.binary_facts(kernel, binary)["problems"] == []
+
+
 # Builds -------------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = (softmax, rms_norm, layer_norm, gradc.log_softmax, nn.cross_entropy)
