@@ -29,6 +29,7 @@ MINOR, SMALL = (
     16,
     1 << 20,
 )  # a result so many times smaller than all that is moved, or of fewer bytes: how it is written matters little
+EACH = 8  # rows that one thread has elements of, at most
 STATES = 2  # numbers carried for a reduction folded tile by tile: itself and what others are kept for
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
@@ -294,7 +295,7 @@ def _registers(
     """What is read, what is summed up over loops, what is being computed, and what every thread takes besides.
 
     A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count. What
-    is folded tile by tile is one number a row, which every thread has.
+    is folded tile by tile is a number a row, which every thread has of its rows.
     """
     tiles = [_result_tile(stage, axes) if is_product(stage) else _tile(stage, axes) for stage in stages]
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
@@ -305,7 +306,7 @@ def _registers(
     )
     largest = max((array.elements for array in arrays), default=1)
     computing = max(max(tiles, default=1), sum(tile for tile in tiles if tile > largest))
-    states = sum(STATES * _result_tile(stage, axes) for stage in stages if stage.value in folded)
+    states = sum(STATES * min(EACH, _result_tile(stage, axes)) for stage in stages if stage.value in folded)
     return sum(array.tile for array in arrays) // 4 + computing + sums + (states + OTHER_REGISTERS) * warps * device.warp
 
 

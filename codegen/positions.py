@@ -38,6 +38,7 @@ class Positions:
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
         self._programs: dict[KernelAxis, str] = {}
         self._starts: dict[KernelAxis, str] = {}
+        self._aligned: set[KernelAxis] = set()  # looped axes whose tiles start at multiples of their extent
 
     def instead(self, axis: KernelAxis, other: KernelAxis, compute: Callable[[Any, Scope], Variable]) -> Positions:
         """The same positions with one axis gone along in other steps."""
@@ -144,6 +145,7 @@ class Positions:
             step = self.block(split)
             start = "0" if program == "0" else f"{program} * {step}"
             body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
+            self._aligned.add(split)
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
     def ends(self, loop: KernelAxis, lines: tuple[Index, ...], scope: Scope) -> tuple[str, str]:
@@ -171,6 +173,8 @@ class Positions:
         start = self._starts.setdefault(loop, self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
         body.header = f"for {start} in range({first}, {stop}, {step}):"
+        if first == "0" and not backwards:
+            self._aligned.add(loop)
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
         self._define(body, loop, f"{first} + tl.arange(0, {step})")
 
@@ -290,9 +294,11 @@ class Positions:
         if home.find(key) is None:
             inner = prod(a.size for a in axis.axes[last + 1 :])
             extent = prod(a.size for a in axis.axes[first : last + 1])
-            text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
-            if first:
-                text = f"{text} % {self.number(extent, f'{name}_size')}"
+            if inner == 1 and axis in self._aligned and extent % axis.block == 0:  # a tile is within one round: one division
+                text = f"{self._starts[axis]} % {self.number(extent, f'{name}_size')} + tl.arange(0, {self.block(axis)})"
+            else:
+                text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
+                text += f" % {self.number(extent, f'{name}_size')}" if first else ""
             home.add(f"{name} = {text}")
             home.known[key] = Variable(name, (axis,), home.depth)
         return name
