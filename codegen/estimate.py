@@ -34,6 +34,7 @@ STATES = 2  # numbers carried for a reduction folded tile by tile: itself and wh
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
 MOST_RESIDENT = 16  # programs of one processor
+OWN_SHARE = 0.25  # of a processor's own memory that what all its programs read may keep for itself
 CACHE_SHARE = 0.5  # of the cache that rows can count on: the rest holds what is written and what is read once
 
 
@@ -82,7 +83,10 @@ def _plan(
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
     moved = sum(written.values()) + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
-    shared = sum(written.values()) + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
+    readers = {array: _readers(array, programs, setting.device) for array in arrays}
+    shared = sum(written.values()) + sum(
+        array.bytes * _visits_by_all(array, readers[array], times[array.value], share) for array in arrays
+    )
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     afterwards = _running_bytes(stages) / setting.device.bandwidth if multiplies else 0.0
@@ -255,9 +259,15 @@ def _visits(times: int, share: float) -> float:
     return max(1.0, times * share)
 
 
-def _visits_by_all(array: Array, times: int, share: float) -> float:
+def _visits_by_all(array: Array, readers: int, times: int, share: float) -> float:
     """How often an array goes from the cache to the programs: those that read it along the loop leave the rest of its tiles."""
-    return max(1.0, times * array.readers * (share if array.looped else 1.0))
+    return max(1.0, times * readers * (share if array.looped else 1.0))
+
+
+def _readers(array: Array, programs: int, device: Device) -> int:
+    """Who fetches an array from the cache: programs, or processors where all programs read the same few bytes, which each keeps by itself."""
+    alike = array.readers == programs and array.row <= OWN_SHARE * device.shared_bytes
+    return min(array.readers, device.processors) if alike else array.readers
 
 
 def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:

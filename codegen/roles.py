@@ -25,6 +25,7 @@ from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
 LIVE_ELEMENTS = 49152  # elements a program can hold in registers, over all tiles alive at once
+MOST_TAKEN = 7 / 8  # of a processor's registers may go to a program that has more rows than need be
 ROW_TILE = 2048  # elements a program should at least work on
 ALONG_MEMORY = 32  # elements a tile has at least along the axis that is contiguous in memory, so that loads are wide
 WIDE = (128, 32)  # elements of a tile along memory where the sum goes across it: fewer leave more programs for fewer parts
@@ -93,7 +94,8 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
         for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
             axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
             found = finished_plan(stages, axes, partial, setting, rereads=rereads)
-            if not (longer or larger) or found.registers <= LIVE_ELEMENTS:
+            most = LIVE_ELEMENTS if longer else MOST_TAKEN * setting.device.registers
+            if not (longer or larger) or found.registers <= most:
                 yield found
 
 
@@ -181,8 +183,9 @@ def _grid_axes(
     runs.sort(key=lambda run: grid.index(run[-1]))
     least = ROW_TILE if held else 2 * ROW_TILE if split else ROW_TILE // 2
     sizes = [least * more for more in LARGER] if split else [least]
-    for size, across in product(sizes, WIDE if split else WIDE[:1]):
-        blocks = _grid_blocks(stages, runs, split, held, size, across)
+    orders = [list(reversed(runs)), *([] if split or held else _shared_first(stages, runs))]
+    for size, across, order in product(sizes, WIDE if split else WIDE[:1], orders):
+        blocks = _grid_blocks(stages, runs, order, split, held, size, across)
         tiles = tuple(KernelAxis("", run, "grid", block) for run, block in zip(runs, blocks, strict=True))
         others = prod(tile.tiles for tile in tiles if tile.axes != shared_out)
         for parts in _parts(device, others) if split else (1,):
@@ -190,12 +193,22 @@ def _grid_axes(
             yield size > least, tuple(split_up)
 
 
+def _shared_first(stages: Sequence[Stage], runs: list[tuple[Axis, ...]]) -> Iterator[list[tuple[Axis, ...]]]:
+    """Orders to fill a tile in that begin, after the axis along memory, with one that some array is the same along: it is read less often."""
+    accesses = [access for stage in stages for access in stage.accesses]
+    for run in runs[:-2]:
+        if any(access.offset.axes.isdisjoint(run) and len(access.offset.axes) > 1 for access in accesses):
+            yield [runs[-1], run, *(other for other in reversed(runs[:-1]) if other is not run)]
+
+
 def _parts(device: Device, others: int) -> Iterator[int]:
     """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
 
     `others` are the programs along other axes. One part is none: it would only be copied.
     """
-    for programs in dict.fromkeys((device.processors * 2, device.processors, device.processors * 7 // 8)):
+    for programs in dict.fromkeys(
+        (device.processors * 4, device.processors * 2, device.processors, device.processors * 7 // 8)
+    ):
         if programs > others:
             yield -(-programs // others)
 
@@ -203,12 +216,13 @@ def _parts(device: Device, others: int) -> Iterator[int]:
 def _grid_blocks(
     stages: Sequence[Stage],
     runs: list[tuple[Axis, ...]],
+    order: list[tuple[Axis, ...]],
     split: frozenset[Axis],
     held: tuple[KernelAxis, ...],
     wanted: int,
     across: int,
 ) -> tuple[int, ...]:
-    """Tile extents of the grid axes to make tiles of `wanted` elements, the innermost filled first.
+    """Tile extents of the grid axes to make tiles of `wanted` elements, filled in that `order`: usually the innermost first.
 
     It gets at most `across` elements where it is not the one that is split.
 
@@ -216,11 +230,11 @@ def _grid_blocks(
     """
     tile = held_tile(stages, held)
     along_memory = memory_order(stages)[-1:]
-    blocks = []
-    for position, run in enumerate(reversed(runs)):
+    blocks = {}
+    for position, run in enumerate(order):
         size = power_of_two(prod(axis.size for axis in run))
         cap = across if position == 0 and len(runs) > 1 and split and not frozenset(run) & split else wanted
         least = ALONG_MEMORY if held and [run[-1]] == along_memory else 1
-        blocks.append(max(1, min(size, max(least, min(cap, wanted // tile)))))
-        tile *= blocks[-1]
-    return tuple(blocks[::-1])
+        blocks[run] = max(1, min(size, max(least, min(cap, wanted // tile))))
+        tile *= blocks[run]
+    return tuple(blocks[run] for run in runs)
