@@ -111,7 +111,7 @@ class _Kernel:
     # The walk --------------------------------------------------------------------------------------------------------
 
     def emit(self, name: str, heading: list[str]) -> Emitted:
-        self.print.place_programs(self.split)
+        self.print.place_programs()
         if self.split is None:
             self._body(self.root, self.stores, [])
         else:

@@ -34,9 +34,12 @@ REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
-    """The cheapest legal assignment of roles for stages sharing one kernel, or None; of equal ones without products the leanest."""
-    multiplies = any(map(is_product, stages))
-    return min(plans(stages, setting), key=lambda p: (p.seconds, 0 if multiplies else p.registers), default=None)
+    """The cheapest legal assignment of roles for stages sharing one kernel, or None; of equal ones that take many registers the leanest.
+
+    Registers of products are counted where their tiles are chosen.
+    """
+    multiplies, few = any(map(is_product, stages)), setting.device.registers // 2
+    return min(plans(stages, setting), key=lambda p: (p.seconds, 0 if multiplies else max(p.registers, few)), default=None)
 
 
 def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
@@ -185,7 +188,8 @@ def _grid_axes(
     sizes = [least * more for more in LARGER] if split else [least]
     orders = [list(reversed(runs)), *([] if split or held else _shared_first(stages, runs))]
     for size, across, order in product(sizes, WIDE if split else WIDE[:1], orders):
-        blocks = _grid_blocks(stages, runs, order, split, held, size, across)
+        narrow = order is not orders[0] or bool(split and split.isdisjoint(order[0]))
+        blocks = _grid_blocks(stages, runs, order, held, size, across if narrow else size)
         tiles = tuple(KernelAxis("", run, "grid", block) for run, block in zip(runs, blocks, strict=True))
         others = prod(tile.tiles for tile in tiles if tile.axes != shared_out)
         for parts in _parts(device, others) if split else (1,):
@@ -196,7 +200,7 @@ def _grid_axes(
 def _shared_first(stages: Sequence[Stage], runs: list[tuple[Axis, ...]]) -> Iterator[list[tuple[Axis, ...]]]:
     """Orders to fill a tile in that begin, after the axis along memory, with one that some array is the same along: it is read less often."""
     accesses = [access for stage in stages for access in stage.accesses]
-    for run in runs[:-2]:
+    for run in runs[:-1]:
         if any(access.offset.axes.isdisjoint(run) and len(access.offset.axes) > 1 for access in accesses):
             yield [runs[-1], run, *(other for other in reversed(runs[:-1]) if other is not run)]
 
@@ -217,23 +221,20 @@ def _grid_blocks(
     stages: Sequence[Stage],
     runs: list[tuple[Axis, ...]],
     order: list[tuple[Axis, ...]],
-    split: frozenset[Axis],
     held: tuple[KernelAxis, ...],
     wanted: int,
     across: int,
 ) -> tuple[int, ...]:
     """Tile extents of the grid axes to make tiles of `wanted` elements, filled in that `order`: usually the innermost first.
 
-    It gets at most `across` elements where it is not the one that is split.
-
-    The axis along memory gets at least 32 where it is a grid axis.
+    The first gets at most `across` elements if there are others; the axis along memory at least 32 where it is a grid axis.
     """
     tile = held_tile(stages, held)
     along_memory = memory_order(stages)[-1:]
     blocks = {}
     for position, run in enumerate(order):
         size = power_of_two(prod(axis.size for axis in run))
-        cap = across if position == 0 and len(runs) > 1 and split and not frozenset(run) & split else wanted
+        cap = across if position == 0 and len(runs) > 1 else wanted
         least = ALONG_MEMORY if held and [run[-1]] == along_memory else 1
         blocks[run] = max(1, min(size, max(least, min(cap, wanted // tile))))
         tile *= blocks[run]
