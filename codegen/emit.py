@@ -79,8 +79,7 @@ class _Kernel:
         self.print = Expressions(
             self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
         )
-        if self.plan.rereads and self.split is not None:
-            self.print.read_within(self.split)
+        self.print.rereads = self.split if self.plan.rereads else None
 
     def _store(self, stage: Stage) -> Store:
         access = stage.store
@@ -111,7 +110,7 @@ class _Kernel:
     # The walk --------------------------------------------------------------------------------------------------------
 
     def emit(self, name: str, heading: list[str]) -> Emitted:
-        self.print.place_programs()
+        self.print.positions.place_programs(self.print.multiplies)
         if self.split is None:
             self._body(self.root, self.stores, [])
         else:

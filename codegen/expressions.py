@@ -15,7 +15,7 @@ from typing import Any
 
 from gradc import types
 from gradc.codegen.chunks import HostCounter
-from gradc.codegen.index import Axis, Index
+from gradc.codegen.index import Axis
 from gradc.codegen.multiplying import factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
@@ -67,7 +67,7 @@ class Expressions:
         self.narrow = Narrowing()
         self.simpler: Mapping[Node, Node] = {}  # what expressions are instead in the loop that is being printed
         self.multiplies = any(node.kind == "dot" for node in nodes)
-        self._within: KernelAxis | None = None
+        self.rereads: KernelAxis | None = None  # in whose loop tiles are read that are the same in all of it
 
     def instead(self, axis: KernelAxis, other: KernelAxis) -> Expressions:
         """Prints the same kernel with one of its axes gone along in other steps, under other names."""
@@ -77,14 +77,7 @@ class Expressions:
         result._node_names = {}
         return result
 
-    def read_within(self, split: KernelAxis) -> None:
-        """Tiles are read in the loop over this axis even where they are the same in all of it."""
-        self._within = split
-
     # Header ----------------------------------------------------------------------------------------------------------
-
-    def place_programs(self) -> None:
-        self.positions.place_programs(self.multiplies)
 
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)
@@ -161,7 +154,7 @@ class Expressions:
 
     def _uses_axis(self, node: Node, axis: KernelAxis) -> bool:
         inside = frozenset(axis.axes)
-        if axis is self._within and node.kind == "load" and self.tile_axes(node.axes):
+        if axis is self.rereads and node.kind == "load" and self.tile_axes(node.axes):
             return True
         needs_mask = node.kind == "reduce" and axis.role in ("split", "loop") and bool(inside & frozenset(node.detail[1]))
         return bool(node.axes & inside) or needs_mask

@@ -91,7 +91,7 @@ class Positions:
         spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
         program = "tl.program_id(0)"
         if multiplies and len(spread) > 1 and all(k.block > 1 and k.programs >= 2 * GROUP_ROWS for k in spread[-2:]):
-            program = self._place_group(*spread[-2:], others=len(spread) > 2)
+            program = self._place_group(spread[-2], spread[-1], others=len(spread) > 2)
             spread = spread[:-2]
         if len(spread) == 1:
             self._programs[spread[0]] = program
@@ -173,7 +173,7 @@ class Positions:
             step = self.block(split)
             start = "0" if program == "0" else f"{program} * {step}"
             body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
-            self._aligned.add(split)
+            self._aligned |= {split} - self.wide
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
     def ends(self, loop: KernelAxis, lines: tuple[Index, ...], scope: Scope) -> tuple[str, str]:
@@ -201,8 +201,7 @@ class Positions:
         start = self._starts.setdefault(loop, self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
         body.header = f"for {start} in range({first}, {stop}, {step}):"
-        if first == "0" and not backwards:
-            self._aligned.add(loop)
+        (self._aligned.add if first == "0" and not backwards and loop not in self.wide else self._aligned.discard)(loop)
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
         self._define(body, loop, f"{first} + tl.arange(0, {step})")
 

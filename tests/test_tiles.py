@@ -61,21 +61,22 @@ def test_what_follows_a_product_more_than_once_is_in_its_kernel():
 # Elementwise --------------------------------------------------------------------------------------------------------
 
 
-def scaled(x, table):
-    return x * gradc.exp(table)
+def scaled(x, table, shift):
+    return x * gradc.exp(table) + shift
 
 
 def test_a_tile_lies_along_what_shares_an_array():
-    """Heads that need one table are tiled together, and the table is read once for all of them."""
-    (kernel,) = lowered(scaled, (1, 32, 2048, 128), (2048, 128)).kernels
+    """Heads that need the same tables are tiled together, and the tables are read once for all of them."""
+    (kernel,) = lowered(scaled, (1, 32, 2048, 128), (2048, 128), (2048, 128)).kernels
     axes = dict(part.split(": ") for part in kernel.schedule.split("   "))
     assert axes == {"row": "grid 8", "column": "grid 128"}
-    (alone,) = lowered(scaled, (1, 32, 2048, 128), (1, 32, 2048, 128)).kernels
+    (alone,) = lowered(scaled, *[(1, 32, 2048, 128)] * 3).kernels
     assert "at: grid 1024" in alone.schedule
 
 
 def test_such_tiles_are_right():
-    check(scaled, lambda x, table: x * table.exp(), tensor(1, 5, 37, 40), tensor(37, 40, seed=1))
+    tables = tensor(37, 40, seed=1), tensor(37, 40, seed=2)
+    check(scaled, lambda x, table, shift: x * table.exp() + shift, tensor(1, 5, 37, 40), *tables)
 
 
 # Positions ----------------------------------------------------------------------------------------------------------
