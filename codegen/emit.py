@@ -132,7 +132,9 @@ class _Kernel:
         body.close()
         for node in carried:
             self.print.finish_accumulator(self.root, node)
-        self._body(self.root, [store for store in self.stores if store not in along], [], passes=False)
+        rest = [store for store in self.stores if store not in along]
+        self._body(self.root, [store for store in rest if store.node not in carried], [])
+        self._body(self.root, [store for store in rest if store.node in carried], [], passes=False)
 
     def _runs_along(self, node: Node, store: Store, axis: KernelAxis) -> bool:
         return bool(frozenset(store.stage.own) & frozenset(axis.axes)) and store.stage.value not in self.plan.partial

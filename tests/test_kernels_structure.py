@@ -616,3 +616,17 @@ def test_views_of_views_are_read_at_non_negative_positions():
 
 def test_a_sum_counts_an_axis_its_body_does_not_vary_along():
     check(lambda x: gradc.sum(gradc.repeat(x, 2, axis=0), axis=0), lambda x: x.repeat_interleave(2, 0).sum(0), tensor(3, 2))
+
+
+def test_what_runs_along_a_loop_beside_a_split_has_a_loop_of_its_own(monkeypatch, tmp_path):
+    """The gradients of unused arguments are zeros; one has an axis that others sum over, in a kernel that splits their sum."""
+    force_loops(monkeypatch, tmp_path)
+    index = np.zeros(5, np.int32)
+
+    def ours(x, y, z):
+        return gradc.zeros((1,)).at[index].add(gradc.max(gradc.softmax(z @ z.mT, axis=1), axis=0))
+
+    def theirs(x, y, z):
+        return (z @ z.mT).softmax(1).amax(0).sum(0, keepdim=True)
+
+    check(ours, theirs, tensor(3), tensor(), tensor(5, 8, seed=1), factor=64)
