@@ -275,6 +275,37 @@ def test_ties_share_the_gradient(name):
     check(lambda x: getattr(gradc, name)(x), lambda x: getattr(torch, "a" + name)(x), x)
 
 
+def apart(rows, columns):
+    """Numbers in a random order that no 16-bit dtype takes for each other, nor their hyperbolic tangents or squares."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(columns), (rows, 1)), axis=1)
+    return torch.from_numpy((order + 1) / columns)
+
+
+EXTREMES_OF_COMPUTED = {
+    "largest": (lambda x: gradc.max(gradc.tanh(x), axis=1), lambda x: x.tanh().amax(1)),
+    "smallest": (lambda x: gradc.min(x * x * 0.3, axis=1), lambda x: (x * x * 0.3).amin(1)),
+    "given out as well": (lambda x: (y := gradc.tanh(x), gradc.max(y, axis=1)), lambda x: (y := x.tanh(), y.amax(1))),
+    "used further": (
+        lambda x: (y := gradc.tanh(x), gradc.exp(gradc.max(y, axis=1))),
+        lambda x: (y := x.tanh(), y.amax(1).exp()),
+    ),
+    "of products": (lambda x: gradc.max(x @ x[:9].mT, axis=1), lambda x: (x @ x[:9].mT).amax(1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("backend", ["interpret", "numpy"])
+@pytest.mark.parametrize("name", EXTREMES_OF_COMPUTED)
+def test_the_extremum_of_what_is_not_rounded_in_between_is_found_again(name, backend, dtype, monkeypatch, tmp_path):
+    """The result is rounded where it is stored, what it is the largest of is not: both are compared as the dtype holds them."""
+    ours, theirs = EXTREMES_OF_COMPUTED[name]
+    x = apart(17, 20).to(dtype)
+    x = x * torch.linspace(1, 3, 17)[:, None].to(dtype) if name == "of products" else x
+    check(ours, theirs, x, backend=backend)
+    force_loops(monkeypatch, tmp_path)
+    check(ours, theirs, x, backend=backend)
+
+
 @pytest.mark.parametrize("zeros", [0, 1, 2])
 def test_products_with_zeros(zeros):
     x = tensor(3, 6)
