@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 from kernels import LAYOUTS, as_tuple, check, force_loops, tensor  # noqa: E402
 
 import gradc  # noqa: E402
+from gradc.codegen import recomputed  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -304,6 +305,25 @@ def test_the_extremum_of_what_is_not_rounded_in_between_is_found_again(name, bac
     check(ours, theirs, x, backend=backend)
     force_loops(monkeypatch, tmp_path)
     check(ours, theirs, x, backend=backend)
+
+
+def test_what_is_compared_with_its_own_extremum_is_kept(monkeypatch, tmp_path):
+    """A quotient is a product with an inverse beside products of matrices: computed again there, it would equal nothing."""
+    force_loops(monkeypatch, tmp_path)
+    monkeypatch.setattr(recomputed, "LARGER", 0)
+    monkeypatch.setattr(recomputed, "MEMORY_WEIGHT", 1e6)
+
+    def ours(y):
+        return gradc.min(gradc.softmax(y, axis=1), axis=0) * (y @ y)
+
+    def theirs(y):
+        return y.softmax(1).amin(0) * (y @ y)
+
+    check(ours, theirs, tensor(24, 24))
+    saved = gradc.compile(ours).lower(gradc.spec((24, 24), "float32")).saved
+    assert [s.shape for s in saved if "compared" in s.why] == [(24, 24)]
+    once = gradc.compile(lambda x: gradc.max(gradc.abs(gradc.tanh(x)), axis=1)).lower(gradc.spec((24, 24), "float32"))
+    assert not any("compared" in s.why for s in once.saved)
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 2])
