@@ -185,7 +185,7 @@ def _is_computed_once(value: Value) -> bool:
     if isinstance(value.operation, structure.Gather):
         table = value.operands[0]
         return table.size * table.dtype.itemsize > value.size * value.dtype.itemsize
-    return isinstance(value.operation, (*HEAVY, structure.Keep))
+    return isinstance(value.operation, HEAVY)
 
 
 class _Flow:
