@@ -280,8 +280,7 @@ class Expressions:
     def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         """The condition of a guard, leaving out the sides that always hold."""
         text = self.positions.index_text(guard.index, axes, scope)
-        low, high = guard.index.bounds()
-        unsure = has_datum(guard.index)
+        (low, high), unsure = guard.index.bounds(), has_datum(guard.index)
         first, stop, step = map(whole_number, (guard.low, guard.high, guard.step))
         parts = [f"({text} >= {first})"] if unsure or low < guard.low else []
         parts += [f"({text} < {stop})"] if unsure or high >= guard.high else []
