@@ -16,6 +16,7 @@ from gradc.codegen.estimate import finished_plan
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
+from gradc.codegen.runs import status_of
 from gradc.codegen.skips import Positional
 from gradc.codegen.stages import Stage
 
@@ -91,7 +92,7 @@ def _assigned(stages: Sequence[Stage]) -> Assignment | None:
     loop = next((stage.reduced for stage in stages if frozenset(stage.reduced) in loops), ())
     if frozenset(loop) & batch and not frozenset(loop) <= batch:
         return None
-    groups = _resident_groups(summed, [axis for stage in stages for axis in stage.own if axis in resident])
+    groups = _resident_groups(summed, [axis for stage in stages for axis in stage.own if axis in resident], stages)
     if groups is None or any(prod(axis.size for axis in group) > MOST_RESIDENT for group in groups):
         return None
     spread = [axis for axis in stages[0].own if axis in common and axis not in resident]
@@ -105,14 +106,17 @@ def _summed(node: Node) -> Axes:
     return node.detail.summed if node.kind == "dot" else node.detail[1]
 
 
-def _resident_groups(summed: list[Axes], own: list[Axis]) -> tuple[Axes, ...] | None:
-    """Resident axes that are iterated as one: those summed together, and neighbours that a stage owns."""
+def _resident_groups(summed: list[Axes], own: list[Axis], stages: Sequence[Stage]) -> tuple[Axes, ...] | None:
+    """Resident axes that are iterated as one: those summed together, and those that the same stages own and the same ones sum over."""
     groups = list(summed)
     taken = [axis for group in groups for axis in group]
     if len(set(taken)) < len(taken):
         return None
-    rest = tuple(dict.fromkeys(axis for axis in own if axis not in taken))
-    return (*groups, *((rest,) if rest else ()))
+    rest: dict[tuple[int, ...], Axes] = {}
+    for axis in dict.fromkeys(axis for axis in own if axis not in taken):
+        status = status_of(stages, axis)
+        rest[status] = (*rest.get(status, ()), axis)
+    return (*groups, *rest.values())
 
 
 def _tiles(spread: list[Axis], products: Sequence[Node]) -> tuple[Axes, ...]:

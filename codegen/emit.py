@@ -7,16 +7,18 @@ goes to the next pass. Expressions are printed by `expressions.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
 from gradc.codegen.chunks import unplaced
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
-from gradc.codegen.index import Axis, term_axes, term_extent
+from gradc.codegen.index import Index
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis
+from gradc.codegen.positions import wide_axes
 from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
 from gradc.codegen.schedule import Scheduled
@@ -27,8 +29,6 @@ from gradc.codegen.stages import Stage
 from gradc.codegen.whole import Stretch, whole_tiles
 from gradc.ir import Value
 from gradc.types import DType
-
-LIMIT_32 = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class _Kernel:
         self.nodes = walk([store.node for store in self.stores])
         self.split = next((axis for axis in self.axes if axis.role == "split"), None)
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
-        wide = self._needs_64_bits()
+        wide = wide_axes(self.axes, self._indices())
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
         self.notes: list[str] = []
         self.print = Expressions(
@@ -89,23 +89,15 @@ class _Kernel:
         heavy = next(node for node in walk([root]) if node.kind == "reduce" and node.value is stage.heavy.value)  # type: ignore[union-attr]
         return Store(heavy, self.kernel.buffers[stage.value], Access(unplaced(stage.value), access.index), stage)
 
-    def _needs_64_bits(self) -> frozenset[KernelAxis]:
-        """The axes whose positions take 64 bits: those that carry some array, or a position itself, far past 2**31."""
-        accesses = [node.detail for node in self.nodes if node.kind == "load"] + [store.access for store in self.stores]
-        offsets = [access.offset for access in accesses]
-        offsets += [node.detail for node in self.nodes if node.kind == "position"]
-        far: set[Axis] = set()
-        for offset in offsets:
-            low, high = offset.bounds()
-            if max(-low, high) >= LIMIT_32:
-                long = {
-                    axis
-                    for term, step in offset.terms
-                    if abs(step) * term_extent(term) >= LIMIT_32 // 8
-                    for axis in term_axes(term)
-                }
-                far |= long or offset.axes
-        return frozenset(axis for axis in self.axes if far & set(axis.axes))
+    def _indices(self) -> Iterator[Index]:
+        """Everything that is computed from positions as whole numbers."""
+        for node in self.nodes:
+            if node.kind == "load":
+                yield node.detail.offset
+                yield from (guard.index for guard in node.detail.guards)
+            elif node.kind in ("position", "guard"):
+                yield node.detail if node.kind == "position" else node.detail.index
+        yield from (store.access.offset for store in self.stores)
 
     # The walk --------------------------------------------------------------------------------------------------------
 
@@ -140,7 +132,9 @@ class _Kernel:
         body.close()
         for node in carried:
             self.print.finish_accumulator(self.root, node)
-        self._body(self.root, [store for store in self.stores if store not in along], [], passes=False)
+        rest = [store for store in self.stores if store not in along]
+        self._body(self.root, [store for store in rest if store.node not in carried], [])
+        self._body(self.root, [store for store in rest if store.node in carried], [], passes=False)
 
     def _runs_along(self, node: Node, store: Store, axis: KernelAxis) -> bool:
         return bool(frozenset(store.stage.own) & frozenset(axis.axes)) and store.stage.value not in self.plan.partial
