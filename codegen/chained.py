@@ -224,6 +224,7 @@ def _beside(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], looped: froze
     """Registers of what is computed beside the products over a whole tile: a bias by distance, a mask of data, random numbers."""
     pure: set[Node] = set()
     positions, found = Positional(), {}
+    rows = frozenset(axis for k in axes if k.role == "grid" and k.block > 1 for axis in k.axes)
     nodes = walk([stage.root for stage in stages])
     uses = Counter(x.value.number for node in nodes for x in set(node.operands))
     for node in nodes:
@@ -234,8 +235,7 @@ def _beside(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], looped: froze
             continue
         for x in pure.intersection(node.operands):
             made = x.kind in ("apply", "cast") or (x.kind == "load" and uses[x.value.number] > len(stages))
-            wide = made and sum(1 for k in axes if k.block > 1 and x.axes & frozenset(k.axes)) > 1
-            if wide and x.axes & looped and positions.ramp(x) is None:
+            if made and x.axes & rows and x.axes & looped and positions.ramp(x) is None:
                 found[x.value.number] = x
     return sum(_extent(axes, x.axes) * _words(x) for x in found.values())
 

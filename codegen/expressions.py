@@ -6,7 +6,6 @@ one. Which statements stand in which loop is decided in `emit.py`.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from copy import copy
@@ -16,7 +15,7 @@ from typing import Any
 from gradc import types
 from gradc.codegen.chunks import HostCounter
 from gradc.codegen.index import Axis
-from gradc.codegen.multiplying import factors, precision
+from gradc.codegen.multiplying import by_reciprocal, factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
 from gradc.codegen.nodes import Access, Guard, Node, has_datum
@@ -114,12 +113,14 @@ class Expressions:
     def at(self, node: Node, scope: Scope) -> Variable:
         """The variable (or short expression) for `node`, printing what it needs."""
         known = scope.find(node)
-        if known is None and node in self.simpler:
-            return self.at(self.simpler[node], scope)
         if known is None:
-            known = self._make(node, scope)
+            known = self._simplified(node, scope) if node in self.simpler else self._make(node, scope)
             scope.at_depth(known.depth).known[node] = known
         return known
+
+    def _simplified(self, node: Node, scope: Scope) -> Variable:
+        x = self.at(self.simpler[node], scope)
+        return x if self.uses[node] < 2 or x.binding == ATOM else self.assign(node, x.text, x.axes, scope.at_depth(x.depth))
 
     def widened(self, node: Node, scope: Scope) -> Variable:
         """`node` as arithmetic takes it: what was read for a matrix unit in the dtype that is computed in."""
@@ -202,7 +203,7 @@ class Expressions:
             for place, pair in zip("xyz", zip(node.operands, operands, strict=True), strict=False)
         ]
         if template == "{x} / {y}" and self.multiplies and dtype.compute == types.float32:
-            operands, template = self._by_reciprocal(node, operands, axes, scope)
+            operands, template = by_reciprocal(self, node, operands, axes, scope)
         if row.name == "multiply" and is_product_pattern(operands[0].axes, operands[1].axes, axes):
             operands.reverse()
         left, right, result = bindings(template)
@@ -220,23 +221,6 @@ class Expressions:
         ]
         spelt = row.spell(dtype, *texts) if template == row.spelling(dtype) else template.format(x=texts[0], y=texts[1])
         return spelt, axes, result
-
-    def _by_reciprocal(
-        self, node: Node, operands: list[Variable], axes: tuple[KernelAxis, ...], scope: Scope
-    ) -> tuple[list[Variable], str]:
-        """A quotient beside products of matrices: multiplies where the divisor is a number or has fewer axes, inverted once for all."""
-        x, y = operands
-        if y.constant and abs(math.frexp(float(node.operands[1].detail))[0]) != 0.5:
-            return [x, Variable(f"(1.0 / {y.text})", (), 0)], "{x} * {y}"
-        if y.constant or len(y.axes) == len(axes):
-            return operands, "{x} / {y}"
-        key = ("reciprocal", node.operands[1])
-        inverse = scope.find(key)
-        if inverse is None:
-            home = scope.at_depth(y.depth)
-            inverse = home.known[key] = Variable(self.names.fresh("reciprocal"), y.axes, home.depth)
-            home.add(f"{inverse.text} = 1.0 / {y.operand(BINDING['/'] + 1)}")
-        return [x, inverse], "{x} * {y}"
 
     def _once(self, template: str, place: str, operand: Node, x: Variable, scope: Scope) -> Variable:
         """An operand that a template writes more than once is given a name first."""

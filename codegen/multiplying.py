@@ -5,12 +5,13 @@ Which products there are and what they are summed over is decided before; `expre
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from gradc import types
-from gradc.codegen.nodes import Node
+from gradc.codegen.nodes import Node, unrounded
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.scope import Scope
+from gradc.codegen.scope import BINDING, Scope, Variable
 from gradc.codegen.spelling import triton_dtype
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def factors(printer: Expressions, node: Node, scope: Scope) -> tuple[str, str, t
 
 def _operand(printer: Expressions, scope: Scope, node: Node, body: Node, axes: tuple[KernelAxis, KernelAxis]) -> str:
     """A tile for the matrix unit: zero where the summed axis overhangs, rounded to the operand's dtype."""
+    dtype, body = body.dtype, unrounded(body)
     x = printer.at(body, scope)
     wanted = tuple(k for k in printer.axes if k in axes)
     summed = [k for k in wanted if frozenset(k.axes) & frozenset(node.detail.summed) and k.overhangs]
@@ -43,6 +45,24 @@ def _operand(printer: Expressions, scope: Scope, node: Node, body: Node, axes: t
         text = f"tl.where({printer.positions.mask(summed[0], wanted, scope)}, {text}, 0.0)"
     if len(x.axes) < len(wanted):
         text = f"tl.broadcast_to({text}, [{', '.join(printer.positions.block(k) for k in wanted)}])"
-    narrows = body.dtype.compute != body.dtype and body not in printer.as_stored
-    text = f"{text}.to({triton_dtype(body.dtype)})" if narrows else text
+    narrows = dtype.compute != dtype and body not in printer.as_stored
+    text = f"{text}.to({triton_dtype(dtype)})" if narrows else text
     return text if wanted == axes else f"tl.trans({text})"
+
+
+def by_reciprocal(
+    printer: Expressions, node: Node, operands: list[Variable], axes: tuple[KernelAxis, ...], scope: Scope
+) -> tuple[list[Variable], str]:
+    """A quotient beside products of matrices: multiplies where the divisor is a number or has fewer axes, inverted once for all."""
+    x, y = operands
+    if y.constant and abs(math.frexp(float(node.operands[1].detail))[0]) != 0.5:
+        return [x, Variable(f"(1.0 / {y.text})", (), 0)], "{x} * {y}"
+    if y.constant or len(y.axes) == len(axes):
+        return operands, "{x} / {y}"
+    key = ("reciprocal", node.operands[1])
+    inverse = scope.find(key)
+    if inverse is None:
+        home = scope.at_depth(y.depth)
+        inverse = home.known[key] = Variable(printer.names.fresh("reciprocal"), y.axes, home.depth)
+        home.add(f"{inverse.text} = 1.0 / {y.operand(BINDING['/'] + 1)}")
+    return [x, inverse], "{x} * {y}"

@@ -329,6 +329,12 @@ def _rounded(operand: Node) -> Node:
     return Node("cast", (operand,), operand.dtype, operand.value, operand.dtype, operand.axes)
 
 
+def unrounded(operand: Node) -> Node:
+    """An operand of a product before it is rounded to 16 bits, which giving it to the matrix unit does anyway."""
+    rounds = operand.kind == "cast" and operand.dtype.itemsize == 2 and operand.operands[0].dtype == operand.dtype.compute
+    return operand.operands[0] if rounds else operand
+
+
 def _beside(summed: tuple[tuple[Axis, ...], ...], index: Indices) -> tuple[tuple[Axis, ...], ...]:
     """The summed axes of a product computed at `index`: each the first copy that the index does not have."""
     taken = {axis for part in index for axis in part.axes}
@@ -402,4 +408,17 @@ def walk(roots: list[Node]) -> list[Node]:
     return order
 
 
-__all__ = ["Access", "Dot", "Guard", "Index", "Node", "NotSharedError", "Puller", "is_leaf", "modulo", "of_axis", "walk"]
+__all__ = [
+    "Access",
+    "Dot",
+    "Guard",
+    "Index",
+    "Node",
+    "NotSharedError",
+    "Puller",
+    "is_leaf",
+    "modulo",
+    "of_axis",
+    "unrounded",
+    "walk",
+]

@@ -15,9 +15,9 @@ from gradc import structure
 from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
 from gradc.codegen.recomputed import recomputed_products
-from gradc.codegen.stages import HEAVY, storage_dtype
+from gradc.codegen.stages import HEAVY, large_product, storage_dtype
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
-from gradc.leaves import Reshape, make_input
+from gradc.leaves import Cast, Reshape, cast, make_input
 from gradc.ops import TABLE, Elementwise
 
 UNLIMITED = 1 << 60
@@ -101,12 +101,17 @@ def _compared(values: Iterable[Value]) -> set[Value]:
 
 
 def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -> list[Value]:
-    """The gradients with every Value that an output is a mere view of read as a view of that output: it need not be kept too."""
+    """The gradients with every Value that an output is a mere view of read as a view of that output: it need not be kept too.
+
+    So is what an output rounds, where it is made of a product of matrices that would be kept as short.
+    """
     views: dict[Value, Value] = {}
     for output in outputs:
         value = output
         steps = []
-        while isinstance(value.operation, Reshape | structure.Permute) and value.operands[0].operands:
+        while (isinstance(value.operation, Reshape | structure.Permute) and value.operands[0].operands) or _rounds_product(
+            value
+        ):
             steps.append(value)
             value = value.operands[0]
         if steps and value not in views and value not in set(outputs):
@@ -119,11 +124,21 @@ def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -
     return [new[value] for value in gradients]
 
 
+def _rounds_product(value: Value) -> bool:
+    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype."""
+    if not isinstance(value.operation, Cast) or value.dtype.itemsize != 2 or not value.dtype.is_floating:
+        return False
+    product = large_product(value.operands[0])
+    return product is not None and product.dtype == value.dtype
+
+
 def _undone(view: Value, steps: Sequence[Value]) -> Value:
     """The array that the steps, last one first, made `view` of."""
     for step in steps:
         (before,) = step.operands
-        if isinstance(step.operation, Reshape):
+        if isinstance(step.operation, Cast):
+            view = cast(view, before.dtype)
+        elif isinstance(step.operation, Reshape):
             view = apply(Reshape(before.shape), view)
         else:
             view = apply(structure.Permute(tuple(step.operation.axes.index(i) for i in range(before.ndim))), view)

@@ -17,7 +17,7 @@ import numpy as np
 from gradc import types
 from gradc.codegen.cascade import Refusal
 from gradc.codegen.index import Axis, Datum, Index, Part
-from gradc.codegen.nodes import Access, Guard, Node, walk
+from gradc.codegen.nodes import Access, Guard, Node, unrounded, walk
 from gradc.codegen.recipes import Recipe, Recipes
 from gradc.codegen.stages import Stage
 from gradc.ops import TABLE
@@ -154,7 +154,7 @@ class _Form:
         for inner in walk(list(node.operands)):
             if inner in unfinished or (not crosses(inner, tuple(loop)) and any(x in self._moving for x in inner.operands)):
                 self._moving.add(inner)
-        trees = [self._tree(x) for x in node.operands]
+        trees = [self._tree(unrounded(x) if node.kind == "dot" else x) for x in node.operands]
         self.tree = trees[0] if len(trees) == 1 else ["multiply", *trees]
         if not any(self.along(leaf) for leaf in self.leaves.values()):
             raise _Refused("its body is the same along the whole loop")

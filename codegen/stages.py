@@ -254,21 +254,21 @@ def storage_dtype(value: Value, outputs: frozenset[Value] | set[Value]) -> DType
         return getattr(value.operation, "stored", None) or value.dtype
     if value in outputs or not value.dtype.is_floating:
         return value.dtype
-    return value.dtype if _large_product(value) else value.dtype.compute
+    return value.dtype if large_product(value) is not None else value.dtype.compute
 
 
-def _large_product(value: Value) -> bool:
-    """Whether a product of matrices (or running sum) is in a Value element for element, under elementwise work and views."""
+def large_product(value: Value) -> Value | None:
+    """The product of matrices (or running sum) that is in a Value element for element, under elementwise work and views."""
     waiting, seen = [value], {value}
     while waiting:
         current = waiting.pop()
         if isinstance(current.operation, structure.Contract | structure.Cumulative):
-            return True
+            return current
         if not isinstance(current.operation, HEAVY):
             new = [x for x in current.operands if x not in seen and x.size == value.size]
             seen.update(new)
             waiting += new
-    return False
+    return None
 
 
-__all__ = ["HEAVY", "Stage", "State", "find_stages", "own_index", "storage_dtype", "strides_of"]
+__all__ = ["HEAVY", "Stage", "State", "find_stages", "large_product", "own_index", "storage_dtype", "strides_of"]

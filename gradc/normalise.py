@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, on_behalf_of, rebuild, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
-from gradc.reuse import reuse_products, reuse_quotients
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
+from gradc.sharing import reuse_products, reuse_quotients
 from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
 from gradc.table import TABLE
 

@@ -27,6 +27,23 @@ def along(r, shape=(2, 3), axes=(0,)):
     return apply(Broadcast(shape, axes), r)
 
 
+def f32(x):
+    return cast(x, types.float32)
+
+
+def bf16(x):
+    return cast(x, types.bfloat16)
+
+
+def f16(x):
+    return cast(x, types.float16)
+
+
+def weight(x):
+    """exp(x - max(x)) along the rows."""
+    return op["exp"](x - along(total(x, 1, kind="max")))
+
+
 def total(x, *axes, kind="sum"):
     return apply(Reduce(kind, axes), x)
 
@@ -188,6 +205,7 @@ CASES = {
         lambda x, r: total(along(r) * deviation(x), 1),
         lambda x: total(share(x), 1),
         lambda x, r: total(share(x) * along(r), 1),
+        lambda x, b, r: total(op["where"](b, x / along(r), 0.0), 1),
     ],
     "split_sum": [
         lambda x, y, r: total(x * along(r) + y, 1),
@@ -213,6 +231,13 @@ CASES = {
         lambda x, y, r: contract(y, x / along(r), (1, 2), (0, 2), (1, 0)),
         lambda x, y: contract(x * 3.0, y, (0, 2), (1, 2), (0, 1)),
         lambda x, y: contract(-x, y, (0, 2), (1, 2), (0, 1)),
+    ],
+    "divisors_leave_rounded_contraction": [
+        lambda x, y, r: contract(bf16(f32(x) / along(f32(r))), bf16(y), (0, 2), (1, 2), (0, 1)),
+        lambda x, y, b, r: contract(
+            bf16(y), bf16(op["where"](b, f32(x) / along(f32(r)), constant(0.0, types.float32, x.shape))), (1, 2), (0, 2), (1, 0)
+        ),
+        lambda x, y, r: contract(f16(weight(f32(x)) / along(f32(r))), f16(y), (0, 2), (1, 2), (0, 1)),
     ],
     "scatter_of_one": [lambda r, i: apply(ScatterAdd(1, 4), along(r, (2, 1)), i)],
 }
@@ -304,7 +329,15 @@ def test_rule_holds_on_ordinary_floats(name, place):
         for v in inputs
     ]
     old_array, new_array = evaluate(Graph(tuple(inputs), (value, new)), arrays)
-    np.testing.assert_allclose(old_array.astype(float), new_array.astype(float), rtol=1e-12, atol=1e-12)
+    close = {types.bfloat16: 2.0**-6, types.float16: 2.0**-9}.get(value.dtype, 1e-12)  # two roundings of two results
+    np.testing.assert_allclose(old_array.astype(float), new_array.astype(float), rtol=close, atol=close)
+
+
+def test_a_product_in_float16_waits_for_its_divisor_where_it_might_overflow():
+    x, r = make_input((2, 3), types.float32), make_input((2,), types.float32)
+    with tracing_scope():
+        product = contract(f16(x / along(r)), f16(x), (0, 2), (1, 2), (0, 1))
+    assert REWRITES["divisors_leave_rounded_contraction"](product) is None
 
 
 def test_derivative_rules_leave_what_the_user_wrote():

@@ -52,6 +52,7 @@ def factors(value: Value, axes: Sequence[int], opaque: bool) -> tuple[Value | No
 
     The other operands of the steps come with `axes` dropped. (x·f)/l gives (x, [multiply f, divide l]). With `opaque`, what
     the user computed stays whole (a derivative should read it, not take it apart): only what differentiation made is split.
+    Of where(c, x/l, 0) the divisor is that of the whole; where l is 0 or nan, what is left out is nan too.
     """
     if is_constant_along(value, axes):
         return None, [("multiply", dropped(value, axes))]
@@ -70,6 +71,10 @@ def factors(value: Value, axes: Sequence[int], opaque: bool) -> tuple[Value | No
             return rest, [*steps, ("divide", dropped(operands[1], axes))]
         if steps and rest is not None:
             return built("divide", rest, operands[1]), steps
+    if (operands := inside(value, "where")) and constant_of(operands[2]) == 0:
+        rest, steps = factors(operands[1], axes, opaque)
+        if steps and rest is not None:
+            return built("where", operands[0], rest, operands[2]), steps
     return value, []
 
 

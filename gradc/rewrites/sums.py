@@ -10,13 +10,14 @@ from math import prod
 
 from gradc import types
 from gradc.ir import Value, apply
-from gradc.leaves import Broadcast, Iota, Reshape, broadcast_to, cast, constant, constant_of
+from gradc.leaves import Broadcast, Cast, Iota, Reshape, broadcast_to, cast, constant, constant_of
 from gradc.rewrites.matching import (
     Factor,
     built,
     dropped,
     factors,
     inside,
+    is_below_its_maximum,
     is_constant_along,
     is_deviation,
     is_share,
@@ -241,6 +242,40 @@ def factors_leave_contraction(value: Value) -> Value | None:
         pair = (rest, value.operands[1]) if side == 0 else (value.operands[0], rest)
         return put_together(apply(operation, *pair), spread_steps)
     return None
+
+
+@rewrite("contract", holds=REAL)
+def divisors_leave_rounded_contraction(value: Value) -> Value | None:
+    """contract(short(x/l), y) = short(contract(short(x), y)/l) for an l that does not vary along what is summed.
+
+    What is rounded to 16 bits is another number, as far off. Nothing overflows that did not: bfloat16 has the exponents of float32, and for
+    float16 x is at most 1, the exponential of what is less its own maximum. So the weights of attention need not wait for their sum.
+    """
+    operation = value.operation
+    for side, labels in enumerate((operation.lhs, operation.rhs)):
+        rounded = value.operands[side]
+        if value.note or value.dtype.itemsize != 2 or rounded.operation != Cast(value.dtype) or 0 in rounded.shape:
+            continue
+        summed = [i for i, label in enumerate(labels) if label not in operation.out]
+        rest, steps = factors(rounded.operands[0], summed, False)
+        if rest is None or rest.dtype != types.float32 or not steps or any(name != "divide" for name, _ in steps):
+            continue
+        if value.dtype != types.bfloat16 and not _is_at_most_one(rest):
+            continue
+        own = [operation.out.index(label) for label in labels if label in operation.out]
+        spread_steps = [(name, None if other is None else spread(other, value.shape, own)) for name, other in steps]
+        x = cast(rest, value.dtype)
+        product = apply(operation, *((x, value.operands[1]) if side == 0 else (value.operands[0], x)))
+        return cast(put_together(cast(product, types.float32), spread_steps), value.dtype)
+    return None
+
+
+def _is_at_most_one(value: Value) -> bool:
+    """Whether a Value is exp(x - max(x)), or that or 0."""
+    if (operands := inside(value, "where")) and constant_of(operands[2]) == 0:
+        value = operands[1]
+    power = inside(value, "exp")
+    return power is not None and is_below_its_maximum(power[0])
 
 
 def _is_light(step: Factor) -> bool:
