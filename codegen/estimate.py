@@ -42,8 +42,9 @@ def finished_plan(
 
     `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
     """
-    plans = [_plan(stages, axes, partial, setting, recipes, share) for recipes in dict.fromkeys((setting.recipes, None))]
-    return min(plans, key=lambda p: p.seconds)
+    loops = any(axis.role == "loop" for axis in axes)
+    ways = dict.fromkeys((setting.recipes, None)) if loops or not partial else (setting.recipes,)
+    return min((_plan(stages, axes, partial, setting, recipes, share) for recipes in ways), key=lambda p: p.seconds)
 
 
 def _plan(
@@ -60,7 +61,11 @@ def _plan(
     multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
     arrays = _arrays(stages, axes, setting)
     looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
-    times, repeated = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
+    split = tuple(axis for k in axes if k.role == "split" for axis in k.axes)
+    if looped or not split:
+        times, repeated = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
+    else:
+        times, repeated = _repeated(stages, split, frozenset(), stored, recipes)
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
     needed = _registers(stages, axes, partial, arrays, warps, setting.device)
@@ -242,7 +247,7 @@ def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device)
     if not products or any(product.dtype.itemsize == 4 for product in products):
         return device.double_rate if any(stage.value.dtype.itemsize == 8 for stage in stages) else device.vector_rate
     if any(stage.nested for stage in stages):
-        rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
+        rows, step = (max((axis.block for axis in axes if axis.role in roles), default=1) for roles in (("grid",), ("loop", "split")))
         return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
     area = prod(axis.block for axis in axes if axis.role == "grid")
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)

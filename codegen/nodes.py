@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -160,10 +160,14 @@ class Puller:
             x = self.at(value.operands[0], index, guards)
             return Node("cast", (x,), value.dtype, value, operation.dtype, x.axes)
         if isinstance(operation, structure.Marker):
-            return self.at(value.operands[0], index, guards)
+            return self._labelled(value, self.at(value.operands[0], index, guards))
         if isinstance(operation, structure.Reduce | structure.Contract | structure.Cumulative):
             return self._reduction(value, index)
         return self._view(value, index, guards)
+
+    def _labelled(self, value: Value, x: Node) -> Node:
+        """What a marker passes through, under the marker's dtype."""
+        return x if x.dtype == value.dtype else replace(x, dtype=value.dtype)
 
     def _apply(self, value: Value, row: ops.Elementwise, operands: list[Node]) -> Node:
         axes = frozenset(axis for x in operands for axis in x.axes)

@@ -204,7 +204,10 @@ class Positions:
         return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
     def seen(self, loop: KernelAxis) -> str:
-        """How many elements of a looped axis have been gone over with the present tile, those left out included."""
+        """How many elements of a looped axis this program has gone over with the present tile, those left out included."""
+        if loop.role == "split":
+            start, step = self._starts[loop], self.block(loop)
+            return f"({start} // ({self._parts_count(loop)} * {step}) * {step} + tl.minimum({step}, {self.size(loop)} - {start}))"
         if loop not in self._starts:  # one after the other
             return f"({self._variables[loop]} + 1)"
         return f"tl.minimum({self._starts[loop]} + {self.block(loop)}, {self.size(loop)})"

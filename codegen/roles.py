@@ -16,9 +16,10 @@ from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.plan import KernelAxis, Plan, Setting
-from gradc.codegen.products import product_plan
+from gradc.codegen.products import product_plans
 from gradc.codegen.runs import memory_order, runs_of, status_of
 from gradc.codegen.searches import search_plan
+from gradc.codegen.splits import parts_for, split_plans
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
@@ -43,10 +44,13 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
     if any(stage.nested for stage in stages) or (products and any(stage.folded for stage in stages)):
         found: Iterable[Plan | None] = chained_plans(stages, setting)
     elif products:
-        found = [product_plan(stages, products, setting)]
+        found = product_plans(stages, products, setting)
     else:
         found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
-    return (p for p in found if p is not None)
+    for p in found:
+        if p is not None:
+            yield p
+            yield from split_plans(p, setting)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
@@ -183,19 +187,9 @@ def _grid_axes(
         blocks = _grid_blocks(stages, runs, split, held, size, across)
         tiles = tuple(KernelAxis("", run, "grid", block) for run, block in zip(runs, blocks, strict=True))
         others = prod(tile.tiles for tile in tiles if tile.axes != shared_out)
-        for parts in _parts(device, others) if split else (1,):
+        for parts in parts_for(device, others) if split else (1,):
             split_up = (replace(tile, role="split", parts=parts) if tile.axes == shared_out else tile for tile in tiles)
             yield size > least, tuple(split_up)
-
-
-def _parts(device: Device, others: int) -> Iterator[int]:
-    """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
-
-    `others` are the programs along other axes. One part is none: it would only be copied.
-    """
-    for programs in dict.fromkeys((device.processors * 2, device.processors, device.processors * 7 // 8)):
-        if programs > others:
-            yield -(-programs // others)
 
 
 def _grid_blocks(

@@ -1,0 +1,41 @@
+"""Plans in which programs share out a looped axis: more of them than the other axes give, each leaving partial results.
+
+Any plan with one loop becomes one, whatever its reductions are, where each is finished in one pass. What programs leave, and
+how that is put together, is in `partials.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+
+from gradc.codegen.device import Device
+from gradc.codegen.estimate import finished_plan
+from gradc.codegen.partials import shareable
+from gradc.codegen.plan import Plan, Setting
+
+
+def split_plans(p: Plan, setting: Setting) -> Iterator[Plan]:
+    """The plans that share out the loop of `p`, where its programs leave processors idle."""
+    loop = next((axis for axis in p.axes if axis.role == "loop"), None)
+    others = prod(axis.programs for axis in p.axes)
+    if loop is None or loop.searches or loop.tiles < 2 or p.partial or others >= setting.device.processors:
+        return
+    partial = shareable(p.stages, loop.axes, setting.recipes)
+    if not partial:
+        return
+    for parts in parts_for(setting.device, others):
+        split = replace(loop, role="split", parts=parts)
+        axes = tuple(split if axis is loop else axis for axis in p.axes)
+        yield replace(finished_plan(p.stages, axes, partial, setting), warps=p.warps, pipeline=p.pipeline)
+
+
+def parts_for(device: Device, others: int) -> Iterator[int]:
+    """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
+
+    `others` are the programs along other axes. One part is none: it would only be copied.
+    """
+    for programs in dict.fromkeys((device.processors * 2, device.processors, device.processors * 7 // 8)):
+        if programs > others:
+            yield -(-programs // others)
