@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gradc import structure
 from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
-from gradc.codegen.recomputed import recomputed_products
+from gradc.codegen.recomputed import repeatable_products
 from gradc.codegen.stages import HEAVY, storage_dtype
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
 from gradc.leaves import Reshape, make_input
@@ -58,7 +58,7 @@ def partition(
     given_later = set(cotangents)
     needed = dict.fromkeys(x for value in later for x in value.operands if x not in later and x not in given_later)
     needed |= dict.fromkeys(value for value in gradients if value not in later and value not in given_later)
-    recomputed = recomputed_products((*outputs, *gradients), device) | again
+    recomputed = repeatable_products((*outputs, *gradients), device) | again
     kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs), recomputed)
     residuals = tuple(_residual(value, frozenset(outputs)) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}

@@ -16,11 +16,12 @@ from gradc.codegen.nodes import NotSharedError
 from gradc.codegen.partials import Partial, partials, totals
 from gradc.codegen.plan import HostLoop, Plan, Setting
 from gradc.codegen.recipes import Recipes
-from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
+from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products, thin_products
 from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
 from gradc.ir import Graph, Value
+from gradc.structure import Reduce
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +59,22 @@ def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None
     `recipes` say which sums may ride along in another's pass.
     """
     recomputed = recomputed_products(graph.outputs, device)
-    programs = (_lean(graph, device, recomputed, limit, recipes) for limit in limits(graph))
+    programs = [_lean(graph, device, recomputed, limit, recipes) for limit in limits(graph)]
+    least = limits(graph)[0]
+    if thin := _large(thin_products(graph.outputs, device), least):
+        programs.append(_scheduled(graph, device, thin | _large(recomputed, least), least, recipes))
     return min(programs, key=_seconds)
+
+
+def _large(products: frozenset[Value], limit: int) -> frozenset[Value]:
+    """The products that are large where those of up to `limit` multiplications are small."""
+    return frozenset(value for value in products if isinstance(value.operation, Reduce) or multiplications(value) > limit)
 
 
 def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None) -> list[Scheduled]:
     """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
     kept = _scheduled(graph, device, frozenset(), limit, recipes)
-    large = frozenset(value for value in recomputed if isinstance(value.operation, Reduce) or multiplications(value) > limit)
+    large = _large(recomputed, limit)
     if not large:
         return kept
     lean = _scheduled(graph, device, large, limit, recipes)

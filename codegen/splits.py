@@ -6,7 +6,7 @@ how that is put together, is in `partials.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -14,6 +14,10 @@ from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan
 from gradc.codegen.partials import shareable
 from gradc.codegen.plan import Plan, Setting
+
+WORTH = 0.6  # of the seconds of one program after the other, what sharing out may take: it costs a launch and memory for parts
+SHARES = (2, 1, 7 / 8)  # programs of one processor that are worth weighing
+FILLING = (8, 4, 2, 1)  # the same where tiles may be small: each program keeps loads of its own under way
 
 
 def split_plans(p: Plan, setting: Setting) -> Iterator[Plan]:
@@ -25,17 +29,20 @@ def split_plans(p: Plan, setting: Setting) -> Iterator[Plan]:
     partial = shareable(p.stages, loop.axes, setting.recipes)
     if not partial:
         return
-    for parts in parts_for(setting.device, others):
+    for parts in parts_for(setting.device, others, FILLING):
         split = replace(loop, role="split", parts=parts)
         axes = tuple(split if axis is loop else axis for axis in p.axes)
-        yield replace(finished_plan(p.stages, axes, partial, setting), warps=p.warps, pipeline=p.pipeline)
+        found = replace(finished_plan(p.stages, axes, partial, setting), warps=p.warps, pipeline=p.pipeline)
+        if found.seconds <= WORTH * p.seconds:
+            yield found
 
 
-def parts_for(device: Device, others: int) -> Iterator[int]:
+def parts_for(device: Device, others: int, shares: Sequence[float] = SHARES) -> Iterator[int]:
     """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
 
-    `others` are the programs along other axes. One part is none: it would only be copied.
+    `others` are the programs along other axes, `shares` programs of one processor. One part is none: it would only be copied.
     """
-    for programs in dict.fromkeys((device.processors * 2, device.processors, device.processors * 7 // 8)):
+    for share in shares:
+        programs = int(share * device.processors)
         if programs > others:
             yield -(-programs // others)

@@ -5,6 +5,7 @@ The reference is never gradc: it is the same mathematics written with torch, on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -155,7 +156,8 @@ def force_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, live: int = 16, 
 def force_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, parts: int) -> None:
     """Schedules as for a device that tiny sizes leave idle: wherever programs can share out a loop, so many of them do."""
     monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / f"split in {parts}"))
-    monkeypatch.setattr(splits, "parts_for", lambda device, others: (parts,))
+    monkeypatch.setattr(splits, "parts_for", lambda device, others, shares=(): (parts,))
+    monkeypatch.setattr(splits, "WORTH", math.inf)
     chosen = roles.split_plans
 
     def nearly_free(p: Any, setting: Any) -> Any:
