@@ -62,10 +62,12 @@ def _plan(
     arrays = _arrays(stages, axes, setting)
     looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
     split = tuple(axis for k in axes if k.role == "split" for axis in k.axes)
-    if looped or not split:
-        times, repeated = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
-    else:
+    if looped:
+        times, repeated = _repeated(stages, looped, partial, stored, recipes)
+    elif any(stage.needs & partial for stage in stages):  # sums that ride along with others that are shared out
         times, repeated = _repeated(stages, split, frozenset(), stored, recipes)
+    else:
+        times, repeated = _reads(stages), 0
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
     needed = _registers(stages, axes, partial, arrays, warps, setting.device)
@@ -79,7 +81,7 @@ def _plan(
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     bounds = Bounds(
-        moved / setting.device.bandwidth,
+        moved / _reach(programs, setting.device),
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
         (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
@@ -257,6 +259,11 @@ def _busy(programs: int, device: Device) -> float:
     """The fraction of processors at work, on average over the waves of programs."""
     waves = -(-programs // device.processors)
     return programs / (waves * device.processors)
+
+
+def _reach(programs: int, device: Device) -> float:
+    """Bytes per second that programs can take from memory: no processor has more than its share of what the cache gives."""
+    return min(device.bandwidth, device.cache_bandwidth * programs / device.processors)
 
 
 def _rounds(axis: KernelAxis, passes: int) -> int:

@@ -130,6 +130,11 @@ def used(ride: Ride) -> list[str]:
     return [name for name in ride.leaves if name in wanted and name[0] in "dc"]
 
 
+def moving(ride: Ride) -> list[str]:
+    """The states that sums are repaired for when they move."""
+    return [state for state in ride.states if any(f"{{{state}_" in text for text in ride.recipe.moved)]
+
+
 def _is_known(leaf: Node, known: Mapping[Node, Place]) -> bool:
     waiting = [leaf]
     while waiting:
@@ -164,11 +169,14 @@ def partials(p: Plan) -> dict[Value, Partial]:
         return {}
     found = shared(p.stages, split.axes, p.recipes)
     left: dict[Node, Place] = {}
-    return {stage.value: _partial(stage, found, split.programs, left) for stage in p.stages if stage.value in p.partial}
+    kept: dict[Node, Place] = {}
+    return {
+        stage.value: _partial(stage, found, split.programs, left, kept) for stage in p.stages if stage.value in p.partial
+    }
 
 
-def _partial(stage: Stage, found: Shared, parts: int, left: dict[Node, Place]) -> Partial:
-    """`left` are the arrays that other stages leave of reductions and states."""
+def _partial(stage: Stage, found: Shared, parts: int, left: dict[Node, Place], kept: dict[Node, Place]) -> Partial:
+    """`left` are the arrays that other stages leave of reductions, `kept` of the states that their sums are kept at."""
     assert stage.heavy is not None
     heavy, node = stage.heavy.value, found.nodes[stage.heavy]
     name, ride = heavy.name or stage.value.name or fallback_name(node).rstrip("_"), found.rides.get(node)
@@ -179,13 +187,13 @@ def _partial(stage: Stage, found: Shared, parts: int, left: dict[Node, Place]) -
     names = [f"{name}_part"] if ride.recipe.rank == 1 else [f"{name}_{i}_part" for i in range(ride.recipe.rank)]
     sums = tuple(make_input((parts, *heavy.shape), heavy.dtype.compute, name) for name in names)
     extremes = {state: left[ride.leaves[state]] for state, extreme in zip(ride.states, ride.extremes, strict=True) if extreme}
-    others = {state: ride.leaves[state] for state in ride.states if state not in extremes}
+    others = {state: ride.leaves[state] for state in moving(ride) if state not in extremes}
     for leaf in others.values():
-        if leaf not in left:
+        if leaf not in kept:
             order = in_order(leaf, stage.own)
             array = make_input((parts, *(axis.size for axis in order)), leaf.dtype.compute, f"{_name(leaf)}_at_part")
-            left[leaf] = array, order
-    return Partial(node, stage.own, sums, ride, extremes, {state: left[leaf] for state, leaf in others.items()}, found.known)
+            kept[leaf] = array, order
+    return Partial(node, stage.own, sums, ride, extremes, {state: kept[leaf] for state, leaf in others.items()}, found.known)
 
 
 def _name(node: Node) -> str:
@@ -230,7 +238,7 @@ def _moved_total(partial: Partial, ride: Ride) -> Value:
     whole = {name: _like_result(leaf, partial, known) for name, leaf in leaves.items()}
     at = {name: _for_each_part(x, partial) for name, x in whole.items()}
     at |= {f"a{i}": array for i, array in enumerate(partial.sums)}
-    for state in ride.states:
+    for state in moving(ride):
         old, name = _reference(partial, ride, state), _name(ride.leaves[state])
         old = old if ride.shrinks else _named(f"{name}_from", _from(old, at[state], partial))
         by = _named(f"{name}_by", TABLE["subtract"](old, at[state]))

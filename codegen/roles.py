@@ -47,10 +47,9 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
         found = product_plans(stages, products, setting)
     else:
         found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
-    for p in found:
-        if p is not None:
-            yield p
-            yield from split_plans(p, setting)
+    one_after_another = [p for p in found if p is not None]
+    yield from one_after_another
+    yield from split_plans(one_after_another, setting)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:

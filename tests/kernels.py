@@ -158,11 +158,12 @@ def force_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, parts: int) -> 
     monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / f"split in {parts}"))
     monkeypatch.setattr(splits, "parts_for", lambda device, others, shares=(): (parts,))
     monkeypatch.setattr(splits, "WORTH", math.inf)
-    chosen = roles.split_plans
+    weighed = roles.plans
 
-    def nearly_free(p: Any, setting: Any) -> Any:
-        for found in chosen(p, setting):
-            bounds = {field.name: 1e-3 * getattr(found.bounds, field.name) for field in fields(found.bounds)}
-            yield replace(found, bounds=replace(found.bounds, **bounds))
+    def loops_are_slow(stages: Any, setting: Any) -> Any:
+        for p in weighed(stages, setting):
+            loops = any(axis.role == "loop" and axis.tiles > 1 for axis in p.axes)
+            longer = {field.name: 1000 * getattr(p.bounds, field.name) for field in fields(p.bounds)}
+            yield replace(p, bounds=replace(p.bounds, **longer)) if loops else p
 
-    monkeypatch.setattr(roles, "split_plans", nearly_free)
+    monkeypatch.setattr(roles, "plans", loops_are_slow)

@@ -46,3 +46,106 @@ def test_parts_of_rows(name, n, parts, monkeypatch, tmp_path):
     exact = x.astype(np.float64)
     got = gradc.compile(backend="interpret")(function)(x)
     agree(got, reference(exact), passes, np_third_moment(np.abs, exact) if name == "third moment" else 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_that_are_sums_and_states_of_others(dtype, monkeypatch, tmp_path):
+    """Sums kept at a mean, a sum itself as a state, and two states at once; the gradients too."""
+
+    def statistics(x, y):
+        total, mean = x.sum(-1, keepdims=True), y.mean(-1, keepdims=True)
+        return (x * (x - total)).sum(-1), ((x - total / 70) * (y - mean)).sum(-1)
+
+    def in_torch(x, y):
+        total, mean = x.sum(-1, keepdim=True), y.mean(-1, keepdim=True)
+        return (x * (x - total)).sum(-1), ((x - total / 70) * (y - mean)).sum(-1)
+
+    force_loops(monkeypatch, tmp_path)
+    force_splits(monkeypatch, tmp_path, 3)
+    arrays = (tensor(2, 100, dtype=dtype), tensor(2, 100, dtype=dtype, seed=1))
+    low = gradc.compile(statistics).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
+    assert len(low.kernels) == 2 and split_in(low)[0] == "3"
+    check(statistics, in_torch, *arrays)
+
+
+def test_a_norm_of_few_very_long_rows(monkeypatch, tmp_path):
+    """The statistics in one pass that programs share out; what needs them is another kernel."""
+    force_loops(monkeypatch, tmp_path)
+    force_splits(monkeypatch, tmp_path, 4)
+
+    def norm(x, w):
+        mean = x.mean(-1, keepdims=True)
+        return (x - mean) * gradc.rsqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-5) * w
+
+    arrays = (tensor(3, 150), tensor(150, seed=1))
+    check(norm, lambda x, w: torch.nn.functional.layer_norm(x, (150,), w, eps=1e-5), *arrays)
+    low = gradc.compile(norm).lower(*(gradc.spec(x.shape) for x in arrays), wrt=())
+    assert len(low.kernels) <= 3 and split_in(low) == ["4"]
+
+
+# Products ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("inner", "parts"), [(70, 2), (300, 3), (300, 64)])
+def test_products_whose_summed_axis_is_shared_out(inner, parts, dtype, monkeypatch, tmp_path):
+    """With expressions around them; parts may be more than there are tiles, and the last tile overhangs."""
+    force_splits(monkeypatch, tmp_path, parts)
+
+    def model(x, w, b):
+        lib = torch if isinstance(x, torch.Tensor) else gradc
+        return lib.tanh((x * x) @ w / 30 + b)
+
+    arrays = (tensor(20, inner, dtype=dtype), tensor(inner, 40, dtype=dtype, seed=1), tensor(40, dtype=dtype, seed=2))
+    low = gradc.compile(model).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
+    assert len(low.kernels) == 2 and len(split_in(low)) == 1 and int(split_in(low)[0]) <= parts
+    check(model, model, *arrays)
+
+
+def test_every_run_adds_parts_in_the_same_order(monkeypatch, tmp_path):
+    force_splits(monkeypatch, tmp_path, 5)
+    a, b = tensor(20, 600), tensor(600, 40, seed=1)
+    compiled = gradc.compile(backend="interpret")(lambda a, b: a @ b)
+    assert torch.equal(compiled(a, b), compiled(a, b))
+
+
+# Few queries ------------------------------------------------------------------------------------------------------------
+
+KEYS = 90
+
+
+def decoding(queries, heads=2, width=16, dtype=torch.float32):
+    shapes = ((1, heads, queries, width), (1, heads, KEYS, width), (1, heads, KEYS, width))
+    return tuple(tensor(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes))
+
+
+def after_the_cache(q, k, v):
+    """The queries stand behind all keys but the last ones."""
+    lib = torch if isinstance(q, torch.Tensor) else gradc
+    position = lib.arange(q.shape[-2])[:, None] + (k.shape[-2] - q.shape[-2])
+    return weights(lib.where(position >= lib.arange(k.shape[-2]), scores(q, k), -math.inf)) @ v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("parts", [2, 7, 40])
+@pytest.mark.parametrize("function", [plain, causal, after_the_cache], ids=lambda f: f.__name__)
+def test_keys_shared_out(function, parts, queries, dtype, monkeypatch, tmp_path):
+    """Results and gradients; some parts hold no key that counts, and there may be more parts than tiles."""
+    if queries == 1:
+        force_loops(monkeypatch, tmp_path, live=256, tile=64)
+    force_splits(monkeypatch, tmp_path, parts)
+    arrays = decoding(queries, dtype=dtype)
+    low = gradc.compile(function).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
+    assert split_in(low)
+    check(function, function, *arrays)
+
+
+def test_queries_without_a_key(monkeypatch, tmp_path):
+    """Rows masked throughout are NaN as the plain formula has it, others do not mind parts without a key."""
+    force_splits(monkeypatch, tmp_path, 5)
+    allowed = torch.zeros(5, KEYS, dtype=torch.bool)
+    allowed[0, 3], allowed[1, 89], allowed[2, 40:60], allowed[4] = True, True, True, True
+    q, k, v = decoding(5)
+    check(selected, selected, q, k, v, allowed, wrt=())
+    assert gradc.compile(backend="interpret")(selected)(q, k, v, allowed)[..., 3, :].isnan().all()
