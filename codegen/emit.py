@@ -30,6 +30,7 @@ from gradc.leaves import make_input
 from gradc.types import DType
 
 LIMIT_32 = 2**31
+SKIPS = "skips the tiles of {name} that a mask over positions empties"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +141,10 @@ class _Kernel:
         for node in carried:
             (online.start if node in online.stepwise else self.print.start_accumulator)(self.root, node)
         body = Scope(self.root, self.root.bound | {split})
-        self.print.open_split(body, split)
         along = [store for store in self.stores if self._runs_along(store.node, store, split)]
+        lines = () if along or self.loop else needed_lines(carried, split.axes)
+        self.notes += [SKIPS.format(name=split.name)] if lines else []
+        self.print.open_split(body, split, lines)
         self._body(body, along, carried)
         online.close(body)
         body.close()
@@ -258,7 +261,7 @@ class _Kernel:
             return [None]
         first, stop = positions.ends(loop, lines, scope)
         if lines:
-            self.notes.append(f"skips the tiles of {loop.name} that a mask over positions empties")
+            self.notes.append(SKIPS.format(name=loop.name))
         if condition is not None:
             self.notes.append(
                 f"a short loop finds from which tile of {loop.name} to which the condition on data holds anywhere"

@@ -15,7 +15,7 @@ from math import prod
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Node, walk
-from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting
+from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting, gone_along
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.riding import crosses, joined
 from gradc.codegen.riding import passes as passes_of
@@ -216,7 +216,7 @@ def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], share: float) 
 
     Of what is computed in the loop, `share` is: the rest of its tiles are skipped.
     """
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    looped = _covered(gone_along(axes))
     found: dict[tuple, int] = {}
     for stage in stages:
         repeated = prod(axis.programs for axis in axes if stage.axes.isdisjoint(axis.covers))
@@ -228,9 +228,13 @@ def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], share: float) 
 
 def _share(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], passes: int) -> float:
     """The part of the steps of all passes over the looped axis that are gone through; a pass that writes along it skips none."""
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    looped = _covered(gone_along(axes))
     writes = any(looped & frozenset(stage.own) for stage in stages)
     return (visited_share(stages, axes) * (passes - writes) + writes) / passes
+
+
+def _covered(axis: KernelAxis | None) -> frozenset[Axis]:
+    return axis.covers if axis else frozenset()
 
 
 def _visits(times: int, share: float) -> float:
@@ -249,7 +253,9 @@ def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device)
     if not products or any(product.dtype.itemsize == 4 for product in products):
         return device.double_rate if any(stage.value.dtype.itemsize == 8 for stage in stages) else device.vector_rate
     if any(stage.nested for stage in stages):
-        rows, step = (max((axis.block for axis in axes if axis.role in roles), default=1) for roles in (("grid",), ("loop", "split")))
+        rows, step = (
+            max((axis.block for axis in axes if axis.role in roles), default=1) for roles in (("grid",), ("loop", "split"))
+        )
         return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
     area = prod(axis.block for axis in axes if axis.role == "grid")
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)

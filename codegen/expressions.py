@@ -15,7 +15,7 @@ from typing import Any
 
 from gradc import types
 from gradc.codegen.chunks import HostCounter
-from gradc.codegen.index import Axis
+from gradc.codegen.index import Axis, Index
 from gradc.codegen.multiplying import factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
@@ -81,8 +81,8 @@ class Expressions:
     def place_programs(self, split: KernelAxis | None) -> None:
         self.positions.place_programs(split)
 
-    def open_split(self, body: Scope, split: KernelAxis) -> None:
-        self.positions.open_split(body, split)
+    def open_split(self, body: Scope, split: KernelAxis, lines: tuple[Index, ...]) -> None:
+        self.positions.open_split(body, split, lines)
 
     def open_loop(self, body: Scope, loop: KernelAxis, part: Stretch | None = None, backwards: bool = False) -> None:
         """The whole of a loop, or a part of it in which some expressions are simpler."""

@@ -15,8 +15,8 @@ from functools import reduce
 import numpy as np
 
 from gradc import structure
-from gradc.codegen.index import Axis
 from gradc.codegen.axes import index_over
+from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Access, Node, walk
 from gradc.codegen.plan import Plan
 from gradc.codegen.riding import Ride, crosses, joined, passes
@@ -119,7 +119,10 @@ def _is_foldable(stage: Stage, along: frozenset[Axis]) -> bool:
 
 def _is_movable(ride: Ride, own: Axes, known: Mapping[Node, Place]) -> bool:
     """Whether a program can compute the final state and constants of a ride after all parts are there."""
-    needed = (ride.leaves[name] for name in used(ride))
+    try:
+        needed = [ride.leaves[name] for name in used(ride)]
+    except ValueError:  # a spelling that no row has
+        return False
     return all(leaf.axes <= frozenset(own) and _is_known(leaf, known) for leaf in needed)
 
 
@@ -170,9 +173,7 @@ def partials(p: Plan) -> dict[Value, Partial]:
     found = shared(p.stages, split.axes, p.recipes)
     left: dict[Node, Place] = {}
     kept: dict[Node, Place] = {}
-    return {
-        stage.value: _partial(stage, found, split.programs, left, kept) for stage in p.stages if stage.value in p.partial
-    }
+    return {stage.value: _partial(stage, found, split.programs, left, kept) for stage in p.stages if stage.value in p.partial}
 
 
 def _partial(stage: Stage, found: Shared, parts: int, left: dict[Node, Place], kept: dict[Node, Place]) -> Partial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from test_chained import causal, plain, scores, selected, weights  # noqa: E402
 from test_riding import CASES, agree, np_third_moment, rows, without_recipes  # noqa: E402
 
 import gradc  # noqa: E402
+from gradc.codegen.spelled import evaluated, meaning  # noqa: E402
+from gradc.ops import TABLE  # noqa: E402
 
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 ONE_PASS = [name for name, (_, _, passes) in CASES.items() if passes == 1]
@@ -42,30 +45,28 @@ def test_parts_of_rows(name, n, parts, monkeypatch, tmp_path):
         passes = gradc.compile(backend="interpret")(function)(x)
     force_splits(monkeypatch, tmp_path, parts)
     low = gradc.compile(function).lower(gradc.spec(x.shape, gradc.float32), wrt=())
-    assert len(low.kernels) == 2 and split_in(low)[0] == str(parts)
+    assert len(low.kernels) == 2
+    assert split_in(low)[0] == str(parts)
     exact = x.astype(np.float64)
     got = gradc.compile(backend="interpret")(function)(x)
     agree(got, reference(exact), passes, np_third_moment(np.abs, exact) if name == "third moment" else 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_that_are_sums_and_states_of_others(dtype, monkeypatch, tmp_path):
-    """Sums kept at a mean, a sum itself as a state, and two states at once; the gradients too."""
+def test_sums_that_are_kept_at_what_other_sums_are_so_far(dtype, monkeypatch, tmp_path):
+    """A program's own sum, which it leaves too, is not what its other sums are kept at; the gradients as well."""
 
-    def statistics(x, y):
-        total, mean = x.sum(-1, keepdims=True), y.mean(-1, keepdims=True)
-        return (x * (x - total)).sum(-1), ((x - total / 70) * (y - mean)).sum(-1)
-
-    def in_torch(x, y):
-        total, mean = x.sum(-1, keepdim=True), y.mean(-1, keepdim=True)
-        return (x * (x - total)).sum(-1), ((x - total / 70) * (y - mean)).sum(-1)
+    def moments(x):
+        total = x.sum(-1)[..., None]
+        return (x * (x - total / 10)).sum(-1), (((x - total / 100) ** 2).sum(-1))
 
     force_loops(monkeypatch, tmp_path)
     force_splits(monkeypatch, tmp_path, 3)
-    arrays = (tensor(2, 100, dtype=dtype), tensor(2, 100, dtype=dtype, seed=1))
-    low = gradc.compile(statistics).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
-    assert len(low.kernels) == 2 and split_in(low)[0] == "3"
-    check(statistics, in_torch, *arrays)
+    x = tensor(2, 100, dtype=dtype)
+    low = gradc.compile(moments).lower(gradc.spec(x.shape, str(dtype)[6:]), wrt=())
+    assert len(low.kernels) == 2
+    assert split_in(low)[0] == "3"
+    check(moments, moments, x)
 
 
 def test_a_norm_of_few_very_long_rows(monkeypatch, tmp_path):
@@ -80,7 +81,8 @@ def test_a_norm_of_few_very_long_rows(monkeypatch, tmp_path):
     arrays = (tensor(3, 150), tensor(150, seed=1))
     check(norm, lambda x, w: torch.nn.functional.layer_norm(x, (150,), w, eps=1e-5), *arrays)
     low = gradc.compile(norm).lower(*(gradc.spec(x.shape) for x in arrays), wrt=())
-    assert len(low.kernels) <= 3 and split_in(low) == ["4"]
+    assert len(low.kernels) <= 3
+    assert split_in(low) == ["4"]
 
 
 # Products ---------------------------------------------------------------------------------------------------------------
@@ -98,7 +100,9 @@ def test_products_whose_summed_axis_is_shared_out(inner, parts, dtype, monkeypat
 
     arrays = (tensor(20, inner, dtype=dtype), tensor(inner, 40, dtype=dtype, seed=1), tensor(40, dtype=dtype, seed=2))
     low = gradc.compile(model).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
-    assert len(low.kernels) == 2 and len(split_in(low)) == 1 and int(split_in(low)[0]) <= parts
+    assert len(low.kernels) == 2
+    assert len(split_in(low)) == 1
+    assert int(split_in(low)[0]) <= parts
     check(model, model, *arrays)
 
 
@@ -126,10 +130,17 @@ def after_the_cache(q, k, v):
     return weights(lib.where(position >= lib.arange(k.shape[-2]), scores(q, k), -math.inf)) @ v
 
 
+def in_a_window(q, k, v):
+    """The same, of the 20 newest keys."""
+    lib = torch if isinstance(q, torch.Tensor) else gradc
+    distance = lib.arange(q.shape[-2])[:, None] + (k.shape[-2] - q.shape[-2]) - lib.arange(k.shape[-2])
+    return weights(lib.where((distance >= 0) & (distance < 20), scores(q, k), -math.inf)) @ v
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("parts", [2, 7, 40])
-@pytest.mark.parametrize("function", [plain, causal, after_the_cache], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", [plain, causal, after_the_cache, in_a_window], ids=lambda f: f.__name__)
 def test_keys_shared_out(function, parts, queries, dtype, monkeypatch, tmp_path):
     """Results and gradients; some parts hold no key that counts, and there may be more parts than tiles."""
     if queries == 1:
@@ -141,6 +152,12 @@ def test_keys_shared_out(function, parts, queries, dtype, monkeypatch, tmp_path)
     check(function, function, *arrays)
 
 
+def test_programs_share_out_the_tiles_that_hold_a_key(monkeypatch, tmp_path):
+    force_splits(monkeypatch, tmp_path, 4)
+    low = gradc.compile(in_a_window).lower(*(gradc.spec(x.shape) for x in decoding(5)), wrt=())
+    assert "range(64 + inner_tile * INNER_BLOCK" in low.kernels[0].source
+
+
 def test_queries_without_a_key(monkeypatch, tmp_path):
     """Rows masked throughout are NaN as the plain formula has it, others do not mind parts without a key."""
     force_splits(monkeypatch, tmp_path, 5)
@@ -149,3 +166,83 @@ def test_queries_without_a_key(monkeypatch, tmp_path):
     q, k, v = decoding(5)
     check(selected, selected, q, k, v, allowed, wrt=())
     assert gradc.compile(backend="interpret")(selected)(q, k, v, allowed)[..., 3, :].isnan().all()
+
+
+# What the cost model chooses ---------------------------------------------------------------------------------------------
+
+
+def lowered(function, *shapes, dtype="bfloat16", wrt=()):
+    return gradc.compile(function).lower(*(gradc.spec(shape, dtype) for shape in shapes), wrt=wrt, device="H200")
+
+
+def times(a, b):
+    return a @ b
+
+
+def logsumexp(x):
+    return gradc.logsumexp(x, axis=-1)
+
+
+def variance(x):
+    return gradc.var(x, axis=-1)
+
+
+def cached(queries, length, batch=2, heads=8, width=128):
+    return (batch, heads, queries, width), (batch, heads, length, width), (batch, heads, length, width)
+
+
+FEW_PROGRAMS = {
+    "a long summed axis": (times, ((64, 65536), (65536, 64)), "bfloat16"),
+    "a weight's gradient": (lambda x, dy: x.mT @ dy, ((65536, 128), (65536, 16)), "bfloat16"),
+    "a few queries": (plain, cached(4, 32768), "bfloat16"),
+    "one query": (plain, cached(1, 32768), "bfloat16"),
+    "one query of a long cache": (plain, cached(1, 131072, batch=1), "bfloat16"),
+    "long rows": (logsumexp, ((4, 1_000_000),), "float32"),
+    "variances of long rows": (variance, ((8, 2_000_000),), "float32"),
+}
+
+
+@pytest.mark.small_products
+@pytest.mark.parametrize("name", FEW_PROGRAMS)
+def test_few_programs_share_out_their_loop(name):
+    """Two launches; at least as many programs as processors, and next to nothing moved but the arguments, once."""
+    function, shapes, dtype = FEW_PROGRAMS[name]
+    low = lowered(function, *shapes, dtype=dtype)
+    assert low.cost.forward.launches == 2
+    parts = split_in(low)[0]
+    assert int(re.search(rf"{low.kernels[0].name}\[\((\d+),\)\]", low.source)[1]) >= 132
+    given = sum(math.prod(shape) for shape in shapes) * (2 if dtype == "bfloat16" else 4)
+    assert low.cost.bytes < 1.3 * given
+    assert f"split {parts}" in low.explain()
+    assert "programs would be at work on 132 processors" in low.explain()
+
+
+@pytest.mark.small_products
+def test_large_products_are_not_shared_out():
+    assert split_in(lowered(times, (4096, 4096), (4096, 4096))) == []
+    assert split_in(lowered(plain, *((4, 16, 2048, 64),) * 3)) == []
+    assert split_in(lowered(logsumexp, (8192, 65536), dtype="float32")) == []
+
+
+def test_every_spelling_of_a_row_is_read_back():
+    """What a recipe says in Triton text means the same over whole arrays."""
+    at = {name: np.linspace(0.5, 0.9, 5) + i / 7 for i, name in enumerate(("a0", "d0", "c0"))}
+    for row in TABLE.values():
+        if row.takes in ("integer", "integer or bool", "bool") or "{dtype}" in row.triton or row.is_selection:
+            continue
+        text = row.triton.replace("{x}", "({a0})").replace("{y}", "({d0})").replace("{z}", "({c0})")
+        want = row.numpy(*list(at.values())[: row.arity])
+        np.testing.assert_allclose(evaluated(meaning(text), at), want, rtol=1e-12, err_msg=row.name)
+    with pytest.raises(ValueError, match="no row"):
+        meaning("__import__({a0})")
+
+
+@pytest.mark.slow
+@pytest.mark.small_products
+@pytest.mark.parametrize("name", FEW_PROGRAMS)
+def test_they_build_without_spills(name):
+    function, shapes, dtype = FEW_PROGRAMS[name]
+    binaries = lowered(function, *shapes, dtype=dtype).build("sm_90")
+    assert all(binary.spills == 0 for binary in binaries)
+    if name in ("a long summed axis", "a weight's gradient"):
+        assert "HGMMA" in binaries[0].sass
