@@ -50,7 +50,9 @@ def _is_thin(value: Value) -> bool:
     """Whether a product is smaller than what it is made of, or has but one row or column."""
     if not isinstance(value.operation, structure.Contract):
         return False
-    return min(_sides(value)) <= 1 or value.size * value.dtype.itemsize < LARGER * sum(x.size * x.dtype.itemsize for x in value.operands)
+    return min(_sides(value)) <= 1 or value.size * value.dtype.itemsize < LARGER * sum(
+        x.size * x.dtype.itemsize for x in value.operands
+    )
 
 
 def _sides(value: Value) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from gradc.codegen.partials import shareable
 from gradc.codegen.plan import Plan, Setting
 
 WORTH = 0.6  # of the seconds of programs that loop alone, what sharing out may take: it costs a launch and memory for parts
+IDLE = 0.5  # of the processors may be at work without that, at most
 SHARES = (2, 1, 7 / 8)  # programs of one processor that are worth weighing
 FILLING = (8, 4, 2, 1)  # the same where tiles may be small: each program keeps loads of its own under way
 
@@ -38,7 +39,7 @@ def _shared_out(p: Plan, setting: Setting) -> Iterator[Plan]:
     """The plan with its loop shared out, if its programs leave processors idle."""
     loop = next((axis for axis in p.axes if axis.role == "loop"), None)
     others = prod(axis.programs for axis in p.axes)
-    if loop is None or loop.searches or loop.tiles < 2 or p.partial or others >= setting.device.processors:
+    if loop is None or loop.searches or loop.tiles < 2 or p.partial or others > IDLE * setting.device.processors:
         return
     partial = shareable(p.stages, loop.axes, setting.recipes)
     if not partial:
