@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from kernels import check, force_loops, force_splits, tensor  # noqa: E402
 from test_chained import causal, plain, scores, selected, weights  # noqa: E402
-from test_riding import CASES, agree, np_third_moment, rows, without_recipes  # noqa: E402
+from test_riding import CASES, INF, agree, np_third_moment, rows, without_recipes  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc.codegen.spelled import evaluated, meaning  # noqa: E402
@@ -58,7 +58,7 @@ def test_sums_that_are_kept_at_what_other_sums_are_so_far(dtype, monkeypatch, tm
 
     def moments(x):
         total = x.sum(-1)[..., None]
-        return (x * (x - total / 10)).sum(-1), (((x - total / 100) ** 2).sum(-1))
+        return (x * (x - total)).sum(-1), ((x - total / 100) ** 2).sum(-1)
 
     force_loops(monkeypatch, tmp_path)
     force_splits(monkeypatch, tmp_path, 3)
@@ -67,6 +67,39 @@ def test_sums_that_are_kept_at_what_other_sums_are_so_far(dtype, monkeypatch, tm
     assert len(low.kernels) == 2
     assert split_in(low)[0] == "3"
     check(moments, moments, x)
+
+
+def finite_sum(x, mask):
+    """Infinities count for the maximum, and for nothing else."""
+    return gradc.sum(gradc.where(gradc.isfinite(x), gradc.exp(x - gradc.max(x, axis=-1, keepdims=True)), 0.0), axis=-1)
+
+
+def masked_entropy(x, mask):
+    s = gradc.where(mask, x, -gradc.inf)
+    below = s - gradc.max(s, axis=-1, keepdims=True)
+    return gradc.sum(gradc.where(mask, below * gradc.exp(below), 0.0), axis=-1)
+
+
+@pytest.mark.parametrize("function", [finite_sum, masked_entropy], ids=lambda f: f.__name__)
+def test_parts_whose_own_extremum_is_out_of_reach(function, monkeypatch, tmp_path):
+    """An infinite maximum after finite ones, and parts masked throughout beside huge numbers, make nothing NaN that is not."""
+    force_loops(monkeypatch, tmp_path)
+    force_splits(monkeypatch, tmp_path, 2)
+    x = np.random.default_rng(0).standard_normal((3, 120)).astype(np.float32)
+    mask = np.ones((3, 120), bool)
+    x[0, 110] = INF if function is finite_sum else 1
+    x[1] *= 1e33
+    mask[1, :40] = mask[1, 60:100] = mask[2, 10:] = False
+    low = gradc.compile(function).lower(gradc.spec(x.shape), gradc.spec(x.shape, "bool"), wrt=())
+    assert (len(low.kernels), split_in(low)[:1]) == (2, ["2"])
+    got = gradc.compile(backend="interpret")(function)(x, mask)
+    s = x.astype(np.float64)
+    if function is finite_sum:
+        want = np.where(np.isfinite(s), np.exp(s - s.max(-1, keepdims=True)), 0).sum(-1)
+    else:
+        below = s - np.where(mask, s, -INF).max(-1, keepdims=True)
+        want = np.where(mask, below * np.exp(np.where(mask, below, 0)), 0).sum(-1)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_a_norm_of_few_very_long_rows(monkeypatch, tmp_path):
