@@ -19,6 +19,7 @@ from gradc.codegen.axes import index_over
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Access, Node, walk
 from gradc.codegen.plan import Plan
+from gradc.codegen.recipes import Recipes
 from gradc.codegen.riding import Ride, crosses, joined, passes
 from gradc.codegen.spelled import evaluated, meaning, names_in
 from gradc.codegen.spelling import fallback_name
@@ -77,10 +78,10 @@ class Shared:
     ready: Mapping[Node, int]
 
 
-def shared(stages: Sequence[Stage], axes: Axes, recipes: object) -> Shared:
+def shared(stages: Sequence[Stage], axes: Axes, recipes: Recipes | None) -> Shared:
     """How the reductions of `stages` along `axes` depend on each other."""
     nodes = joined(stages)
-    found = passes(walk([nodes[stage.root] for stage in stages]), axes, recipes)  # type: ignore[arg-type]
+    found = passes(walk([nodes[stage.root] for stage in stages]), axes, recipes)
     known: dict[Node, Place] = {}
     for stage in stages:
         known[nodes[stage.root]] = stage.value, stage.own
@@ -89,14 +90,16 @@ def shared(stages: Sequence[Stage], axes: Axes, recipes: object) -> Shared:
     return Shared(nodes, known, found.rides, found.ready)
 
 
-def shareable(stages: Sequence[Stage], axes: Axes, recipes: object) -> frozenset[Value]:
+def shareable(stages: Sequence[Stage], axes: Axes, recipes: Recipes | None) -> frozenset[Value]:
     """The stages that reduce along `axes`, where programs can share these out; none where they cannot.
 
-    They cannot where a stage needs what is only there when all programs have finished, unless it rides along.
+    They cannot where a stage needs what is only there when all programs have finished, unless it rides along; nor where a
+    running sum goes along them, tile after tile.
     """
     along = frozenset(axes)
     reducing = [stage for stage in stages if not along.isdisjoint(stage.reduced)]
-    if not all(_is_foldable(stage, along) for stage in reducing):
+    running = any(node.kind == "scan" and not along.isdisjoint(node.detail[0]) for stage in stages for node in stage.nodes)
+    if running or not all(_is_foldable(stage, along) for stage in reducing):
         return frozenset()
     found = shared(stages, axes, recipes)
     partial = frozenset(stage.value for stage in reducing)

@@ -118,6 +118,13 @@ def test_a_norm_of_few_very_long_rows(monkeypatch, tmp_path):
     assert split_in(low) == ["4"]
 
 
+def test_a_running_sum_is_not_shared_out(monkeypatch, tmp_path):
+    """It goes from tile to tile in their order."""
+    force_loops(monkeypatch, tmp_path)
+    force_splits(monkeypatch, tmp_path, 3)
+    check(lambda x: gradc.tanh(gradc.cumulative_sum(x, axis=-1)).sum(-1), lambda x: x.cumsum(-1).tanh().sum(-1), tensor(3, 150))
+
+
 # Products ---------------------------------------------------------------------------------------------------------------
 
 
