@@ -144,7 +144,7 @@ class _Kernel:
         along = [store for store in self.stores if self._runs_along(store.node, store, split)]
         lines = () if along or self.loop else needed_lines(carried, split.axes)
         self.notes += [SKIPS.format(name=split.name)] if lines else []
-        self.print.open_split(body, split, lines)
+        self.print.positions.open_split(body, split, lines)
         self._body(body, along, carried)
         online.close(body)
         body.close()

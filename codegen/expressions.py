@@ -15,7 +15,7 @@ from typing import Any
 
 from gradc import types
 from gradc.codegen.chunks import HostCounter
-from gradc.codegen.index import Axis, Index
+from gradc.codegen.index import Axis
 from gradc.codegen.multiplying import factors, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
@@ -81,9 +81,6 @@ class Expressions:
     def place_programs(self, split: KernelAxis | None) -> None:
         self.positions.place_programs(split)
 
-    def open_split(self, body: Scope, split: KernelAxis, lines: tuple[Index, ...]) -> None:
-        self.positions.open_split(body, split, lines)
-
     def open_loop(self, body: Scope, loop: KernelAxis, part: Stretch | None = None, backwards: bool = False) -> None:
         """The whole of a loop, or a part of it in which some expressions are simpler."""
         assert body.parent is not None
@@ -135,6 +132,8 @@ class Expressions:
         operands = [self.at(x, scope) if node.kind == "dot" else self.widened(x, scope) for x in self.narrow.operands(node)]
         home = self._home(node, operands, scope)
         text, axes, binding = self._text(node, operands, home)
+        if node.kind == "cast" and operands and text == operands[0].text and not node.value.name:
+            return operands[0]  # arithmetic on both is the same
         named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
         if (named or len(text) > INLINE_LENGTH) and text != self._node_names.get(node):
             return self.assign(node, text, axes, home)

@@ -185,7 +185,7 @@ def _partial(stage: Stage, found: Shared, parts: int, left: dict[Node, Place], k
     heavy, node = stage.heavy.value, found.nodes[stage.heavy]
     name, ride = heavy.name or stage.value.name or fallback_name(node).rstrip("_"), found.rides.get(node)
     if ride is None:
-        array = make_input((parts, *heavy.shape), heavy.dtype, f"{name}_part", stored=heavy.dtype.compute)
+        array = make_input((parts, *heavy.shape), heavy.dtype.compute, f"{name}_part")
         left[node] = array, stage.own
         return Partial(node, stage.own, (array,), None, {}, {}, found.known)
     names = [f"{name}_part"] if ride.recipe.rank == 1 else [f"{name}_{i}_part" for i in range(ride.recipe.rank)]
@@ -214,17 +214,25 @@ def in_order(node: Node, own: Axes) -> Axes:
 
 def totals(left: Iterable[Partial]) -> dict[Value, Value]:
     """For each reduction that programs shared out, the Value it is when their parts are put together."""
-    return {partial.heavy.value: _total(partial) for partial in left}
+    steps: Steps = {}
+    return {partial.heavy.value: _total(partial, steps) for partial in left}
 
 
-def _total(partial: Partial) -> Value:
+Steps = dict[
+    Node, tuple[Value, Value, Axes]
+]  # of a state: where each part's sums are kept, and how far that is from the whole's
+
+
+def _total(partial: Partial, steps: Steps) -> Value:
     heavy, ride = partial.heavy.value, partial.ride
     with on_behalf_of(heavy, heavy.note):
         if ride is not None:
-            total = _moved_total(partial, ride)
+            total = _moved_total(partial, ride, steps)
         else:
             kind = partial.heavy.detail[0] if partial.heavy.kind == "reduce" else "sum"
             total = apply(Reduce(kind, (0,)), *partial.sums)
+        if total.dtype != heavy.dtype:
+            total = apply(Labelled(heavy.dtype), total)
     total.name = heavy.name
     return total
 
@@ -235,7 +243,7 @@ def _proof(ride: Ride) -> str:
     return "".join(f"{SHOWN.sub(lambda found: names[found[1]], line)}\n" for line in ride.recipe.proof)
 
 
-def _moved_total(partial: Partial, ride: Ride) -> Value:
+def _moved_total(partial: Partial, ride: Ride, steps: Steps) -> Value:
     """Σ over parts of the sums moved to the states of the whole axis, and the result from those."""
     heavy, known = partial.heavy.value, dict(partial.known)
     leaves = {name: ride.leaves[name] for name in used(ride)}
@@ -243,29 +251,43 @@ def _moved_total(partial: Partial, ride: Ride) -> Value:
     at = {name: _for_each_part(x, partial) for name, x in whole.items()}
     at |= {f"a{i}": array for i, array in enumerate(partial.sums)}
     for state in moving(ride):
-        old, name = _reference(partial, ride, state), _name(ride.leaves[state])
-        old = old if ride.shrinks else _named(f"{name}_from", _from(old, at[state], partial))
-        by = _named(f"{name}_by", TABLE["subtract"](old, at[state]))
+        leaf = ride.leaves[state]
+        if ride.shrinks:
+            old, by, order = _step(partial, ride, state, known, steps)
+            old, by = _over(leaf, old, order, partial), _over(leaf, by, order, partial)
+        else:
+            old = _named(
+                f"{_name(leaf)}_from", _from(_over(leaf, *_reference(partial, ride, state), partial), at[state], partial)
+            )
+            by = _named(f"{_name(leaf)}_by", TABLE["subtract"](old, at[state]))
         at |= {f"{state}_old": old, f"{state}_new": at[state], f"{state}_by": by}
     combination = meaning(ride.recipe.combination)
     wanted = sorted(name for name in names_in(combination) if name[0] == "a")
     moved = {name: evaluated(meaning(ride.recipe.moved[int(name[1:])]), at) for name in wanted}
     with on_behalf_of(heavy, _proof(ride)):
         sums = {name: apply(Reduce("sum", (0,)), x) for name, x in moved.items()}
-    total = evaluated(combination, whole | sums)
-    return total if total.dtype == heavy.dtype else apply(Labelled(heavy.dtype), total)
+    return evaluated(combination, whole | sums)
 
 
-def _reference(partial: Partial, ride: Ride, state: str) -> Value:
-    """The state that each part's sums are kept at: of an extremum the part's own, or where it started if that is not finite."""
+def _step(partial: Partial, ride: Ride, state: str, known: dict[Node, Place], steps: Steps) -> tuple[Value, Value, Axes]:
+    """Where each part's sums are kept and how far that is from the whole's state: the same for every sum."""
     leaf = ride.leaves[state]
+    if leaf not in steps:
+        old, order = _reference(partial, ride, state)
+        flat = apply(Reshape((old.shape[0], *(axis.size for axis in order))), old)
+        new = apply(Broadcast(flat.shape, tuple(range(1, flat.ndim))), rebuilt(leaf, order, known))
+        steps[leaf] = flat, _named(f"{_name(leaf)}_by", TABLE["subtract"](flat, new)), order
+    return steps[leaf]
+
+
+def _reference(partial: Partial, ride: Ride, state: str) -> Place:
+    """The state that each part's sums are kept at: of an extremum the part's own, or where it started if that is not finite."""
     if state in partial.references:
-        return _over(leaf, *partial.references[state], partial)
-    extreme, order = partial.extremes[state]
-    array = cast(extreme, leaf.dtype.compute)
+        return partial.references[state]
+    array, order = partial.extremes[state]
     furthest = float(np.finfo(array.dtype.numpy).max)
     start = furthest if ride.extremes[ride.states.index(state)] == "min" else -furthest
-    return _over(leaf, _named(f"{_name(leaf)}_at", TABLE["where"](TABLE["isfinite"](array), array, start)), order, partial)
+    return _named(f"{_name(ride.leaves[state])}_at", TABLE["where"](TABLE["isfinite"](array), array, start)), order
 
 
 def _from(old: Value, new: Value, partial: Partial) -> Value:
