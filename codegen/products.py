@@ -11,7 +11,7 @@ from math import prod
 
 from gradc.codegen.estimate import finished_plan
 from gradc.codegen.index import power_of_two
-from gradc.codegen.nodes import Dot, Node, walk
+from gradc.codegen.nodes import Dot, Node, Running, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
 
@@ -63,11 +63,13 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
     products = [node for node in nodes if node.kind == "dot"]
     if max(node.dtype.itemsize for node in products) == 4:
         return [(64, 64, 32), (32, 32, 32)]
-    corners = frozenset((*dot.rows, *dot.columns))
+    corners, made = frozenset((*dot.rows, *dot.columns)), {stage.value for stage in stages}
     beside = sum(
         1
         for node in nodes
         if node.kind == "load"
+        and node.value not in made
+        and not isinstance(node.value.operation, Running)  # read once the product is there, when its operands are gone
         and frozenset(dot.rows) & node.axes
         and frozenset(dot.columns) & node.axes
         and node.axes <= corners

@@ -21,7 +21,9 @@ from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
 from gradc.ir import Graph, Value
-from gradc.structure import Reduce
+from gradc.leaves import Cast
+from gradc.ops import Elementwise
+from gradc.structure import Contract, Reduce
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +55,20 @@ class Scheduled:
         return tuple(dict.fromkeys(array for group in arrays for array in group))
 
 
-def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None) -> list[Scheduled]:
+def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None, operands: bool = False) -> list[Scheduled]:
     """The kernels of a prepared graph, in launch order: the faster program where its small products can be computed in two ways.
 
-    `recipes` say which sums may ride along in another's pass.
+    `recipes` say which sums may ride along in another's pass. With `operands`, what products are made of may be stored.
     """
     recomputed = recomputed_products(graph.outputs, device)
-    programs = [_lean(graph, device, recomputed, limit, recipes) for limit in limits(graph)]
-    least = limits(graph)[0]
-    if thin := _large(thin_products(graph.outputs, device), least):
-        programs.append(_scheduled(graph, device, thin | _large(recomputed, least), least, recipes))
+    written = dict.fromkeys((frozenset[Value](), computed_operands(graph) if operands else frozenset()))
+    states = [
+        State(graph, _wanted(graph), frozenset(), {}, recomputed, limit, recipes, w) for limit in limits(graph) for w in written
+    ]
+    programs = [_lean(state, device) for state in states]
+    if thin := _large(thin_products(graph.outputs, device), states[0].small_product):
+        large = _large(recomputed, states[0].small_product)
+        programs.append(_scheduled(replace(states[0], recomputed=thin | large), device))
     return min(programs, key=_seconds)
 
 
@@ -71,13 +77,23 @@ def _large(products: frozenset[Value], limit: int) -> frozenset[Value]:
     return frozenset(value for value in products if isinstance(value.operation, Reduce) or multiplications(value) > limit)
 
 
-def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None) -> list[Scheduled]:
-    """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
-    kept = _scheduled(graph, device, frozenset(), limit, recipes)
-    large = _large(recomputed, limit)
+def _wanted(graph: Graph) -> tuple[Value, ...]:
+    return tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
+
+
+def computed_operands(graph: Graph) -> frozenset[Value]:
+    """What products of matrices multiply that is neither in memory nor itself a product or sum."""
+    products = (value for value in graph.values if isinstance(value.operation, Contract))
+    return frozenset(x for value in products for x in value.operands if isinstance(x.operation, Elementwise | Cast))
+
+
+def _lean(state: State, device: Device) -> list[Scheduled]:
+    """The kernels without large products in memory, unless that takes far longer."""
+    kept = _scheduled(replace(state, recomputed=frozenset()), device)
+    large = _large(state.recomputed, state.small_product)
     if not large:
         return kept
-    lean = _scheduled(graph, device, large, limit, recipes)
+    lean = _scheduled(replace(state, recomputed=large), device)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -85,12 +101,8 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
-def _scheduled(
-    graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int, recipes: Recipes | None
-) -> list[Scheduled]:
+def _scheduled(state: State, device: Device) -> list[Scheduled]:
     """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
-    wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {}, recomputed, small_product, recipes)
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
