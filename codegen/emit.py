@@ -82,6 +82,7 @@ class _Kernel:
         self.print = Expressions(
             self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
         )
+        self.print.rereads = self.split if self.plan.rereads else None
 
     def _store(self, stage: Stage) -> Store:
         access = stage.store
@@ -114,7 +115,7 @@ class _Kernel:
     # The walk --------------------------------------------------------------------------------------------------------
 
     def emit(self, name: str, heading: list[str]) -> Emitted:
-        self.print.place_programs(self.split)
+        self.print.positions.place_programs(self.print.multiplies)
         if self.split is None:
             self._body(self.root, self.stores, [])
         else:
@@ -193,8 +194,26 @@ class _Kernel:
             self._passes(scope, loop, stores, carried, late_stores, late_carried)
         for node in late_carried:
             (self.online.step if self.online and node in self.online.stepwise else self.print.accumulate)(scope, node)
+        self._fold_rows(scope, [store.node for store in late_stores])
         for store in late_stores:
             self._write(scope, store)
+
+    def _fold_rows(self, scope: Scope, results: list[Node]) -> None:
+        """Reductions of resident rows, those that wait for fewest others first: what needs them all is computed after them."""
+        resident = tuple(axis for k in self.axes if k.role == "resident" for axis in k.axes)
+        missing: dict[Node, None] = {}
+        waiting = list(results)
+        while waiting:
+            node = waiting.pop()
+            if node not in missing and scope.find(node) is None:
+                missing[node] = None
+                waiting += node.operands
+        needed = [node for node in walk(results) if node in missing]
+        rows = [node for node in needed if node.kind == "reduce" and not set(resident).isdisjoint(node.detail[1])]
+        if len(rows) > 1:
+            ready = passes(needed, resident, None).ready
+            for node in sorted(rows, key=lambda node: ready[node]):
+                self.print.at(node, scope)
 
     def _along(self, node: Node, axis: KernelAxis) -> bool:
         return bool(node.axes & frozenset(axis.axes))

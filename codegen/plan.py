@@ -131,6 +131,7 @@ class Plan:
     recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
     registers: int  # about how many one program takes
     passes: int  # along the looped axis
+    rereads: bool = False  # what all rows of a program have in common, for each of them: no registers are left to keep it in
 
     @property
     def seconds(self) -> float:

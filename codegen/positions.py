@@ -18,6 +18,7 @@ from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
 from gradc.ir import Value
 
+GROUP_ROWS = 8  # tiles of rows that go over the columns together where tiles are many on both sides of a product
 PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_size"}
 
 
@@ -38,6 +39,7 @@ class Positions:
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
         self._programs: dict[KernelAxis, str] = {}
         self._starts: dict[KernelAxis, str] = {}
+        self._aligned: set[KernelAxis] = set()  # looped axes whose tiles start at multiples of their extent
 
     def instead(self, axis: KernelAxis, other: KernelAxis, compute: Callable[[Any, Scope], Variable]) -> Positions:
         """The same positions with one axis gone along in other steps."""
@@ -84,13 +86,17 @@ class Positions:
 
     # Programs and loops ----------------------------------------------------------------------------------------------
 
-    def place_programs(self, split: KernelAxis | None) -> None:
+    def place_programs(self, multiplies: bool) -> None:
         """Which tile of every grid axis this program has, from the one program id."""
         spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
+        program = "tl.program_id(0)"
+        if multiplies and len(spread) > 1 and all(k.block > 1 and k.programs >= 2 * GROUP_ROWS for k in spread[-2:]):
+            program = self._place_group(spread[-2], spread[-1], others=len(spread) > 2)
+            spread = spread[:-2]
         if len(spread) == 1:
-            self._programs[spread[0]] = "tl.program_id(0)"
+            self._programs[spread[0]] = program
         elif spread:
-            self.root.add("pid = tl.program_id(0)")
+            self.root.add(f"pid = {program}")
         for axis in reversed(spread if len(spread) > 1 else []):
             if axis is spread[0]:
                 self._programs[axis] = "pid"
@@ -104,6 +110,29 @@ class Positions:
                 self._define(self.root, axis, f"tl.arange(0, {self.block(axis)})")
             elif axis.role == "grid":
                 self._define(self.root, axis, self._tile(axis, self._programs.get(axis, "0")))
+
+    def _place_group(self, row: KernelAxis, column: KernelAxis, others: bool) -> str:
+        """Some rows of tiles at a time go over all columns, so that the programs in flight share what they read.
+
+        Returns which of all such tables of tiles a program is in, where there are `others`.
+        """
+        add, fresh = self.root.add, self.names.fresh
+        rows, columns, pid = fresh(f"{row.name}_tiles"), fresh(f"{column.name}_tiles"), "pid"
+        group, first, height = fresh("GROUP_ROWS"), fresh("first_row"), fresh("group_rows")
+        self.parameters[group] = ("constexpr", GROUP_ROWS)
+        self._programs |= {axis: fresh(f"{axis.name}_tile") for axis in (row, column)}
+        add(f"{rows} = {self._program_count(row)}")
+        add(f"{columns} = {self._program_count(column)}")
+        add(f"{pid} = tl.program_id(0)" + (f" % ({rows} * {columns})" if others else ""))
+        add(f"{first} = {pid} // ({group} * {columns}) * {group}", "a few rows of tiles go over all columns together")
+        add(f"{height} = tl.minimum({rows} - {first}, {group})")
+        add(f"{self._programs[row]} = {first} + {pid} % ({group} * {columns}) % {height}")
+        add(f"{self._programs[column]} = {pid} % ({group} * {columns}) // {height}")
+        if not others:
+            return ""
+        table = fresh("table")
+        add(f"{table} = tl.program_id(0) // ({rows} * {columns})")
+        return table
 
     def _program_count(self, axis: KernelAxis) -> str:
         if axis.role == "split":
@@ -142,6 +171,7 @@ class Positions:
         stride = f"{count} * {step}" if step else count
         tile = self._starts.setdefault(split, self.names.fresh(f"{split.name}_start")) if step else name
         body.header = f"for {tile} in range({start}, {stop}, {stride}):"
+        self._aligned |= {split} - self.wide if step and first == "0" else set()
         self._define(body, split, f"{tile} + tl.arange(0, {step})" if step else name)
 
     def ends(self, loop: KernelAxis, lines: tuple[Index, ...], scope: Scope) -> tuple[str, str]:
@@ -169,6 +199,7 @@ class Positions:
         start = self._starts.setdefault(loop, self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
         body.header = f"for {start} in range({first}, {stop}, {step}):"
+        (self._aligned.add if first == "0" and not backwards and loop not in self.wide else self._aligned.discard)(loop)
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
         self._define(body, loop, f"{first} + tl.arange(0, {step})")
 
@@ -293,9 +324,11 @@ class Positions:
         if home.find(key) is None:
             inner = prod(a.size for a in axis.axes[last + 1 :])
             extent = prod(a.size for a in axis.axes[first : last + 1])
-            text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
-            if first:
-                text = f"{text} % {self.number(extent, f'{name}_size')}"
+            if inner == 1 and axis in self._aligned and extent % axis.block == 0:  # a tile is within one round: one division
+                text = f"{self._starts[axis]} % {self.number(extent, f'{name}_size')} + tl.arange(0, {self.block(axis)})"
+            else:
+                text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
+                text += f" % {self.number(extent, f'{name}_size')}" if first else ""
             home.add(f"{name} = {text}")
             home.known[key] = Variable(name, (axis,), home.depth)
         return name

@@ -17,7 +17,7 @@ from gradc.codegen.plan import Plan, Setting
 
 WORTH = 0.6  # of the seconds of programs that loop alone, what sharing out may take: it costs a launch and memory for parts
 IDLE = 0.5  # of the processors may be at work without that, at most
-SHARES = (2, 1, 7 / 8)  # programs of one processor that are worth weighing
+SHARES = (4, 2, 1, 7 / 8)  # programs of one processor that are worth weighing
 FILLING = (8, 4, 2, 1)  # the same where tiles may be small: each program keeps loads of its own under way
 
 
@@ -47,7 +47,7 @@ def _shared_out(p: Plan, setting: Setting) -> Iterator[Plan]:
     for parts in parts_for(setting.device, others, FILLING):
         split = replace(loop, role="split", parts=parts)
         axes = tuple(split if axis is loop else axis for axis in p.axes)
-        yield replace(finished_plan(p.stages, axes, partial, setting), warps=p.warps, pipeline=p.pipeline)
+        yield replace(finished_plan(p.stages, axes, partial, setting), warps=p.warps, pipeline=p.pipeline, rereads=p.rereads)
 
 
 def parts_for(device: Device, others: int, shares: Sequence[float] = SHARES) -> Iterator[int]:
