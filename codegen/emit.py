@@ -7,16 +7,18 @@ goes to the next pass. Expressions are printed by `expressions.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
 from gradc.codegen.chunks import unplaced
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
-from gradc.codegen.index import Axis, of_axis, term_axes, term_extent
+from gradc.codegen.index import Axis, Index, of_axis
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis
+from gradc.codegen.positions import wide_axes
 from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
 from gradc.codegen.schedule import Scheduled
@@ -29,7 +31,6 @@ from gradc.ir import Value
 from gradc.leaves import make_input
 from gradc.types import DType
 
-LIMIT_32 = 2**31
 SKIPS = "skips the tiles of {name} that a mask over positions empties"
 
 
@@ -75,7 +76,7 @@ class _Kernel:
         self.nodes = walk([store.node for store in self.stores])
         self.split = next((axis for axis in self.axes if axis.role == "split"), None)
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
-        wide = self._needs_64_bits()
+        wide = wide_axes(self.axes, self._indices())
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
         self.notes: list[str] = []
         self.online: Online | None = None  # what moves together along the split axis
@@ -94,23 +95,15 @@ class _Kernel:
         heavy = next(node for node in walk([root]) if node.kind == kind and node.value is value)
         return Store(heavy, left.sums[0], Access(unplaced(stage.value), access.index), stage)
 
-    def _needs_64_bits(self) -> frozenset[KernelAxis]:
-        """The axes whose positions take 64 bits: those that carry some array, or a position itself, far past 2**31."""
-        accesses = [node.detail for node in self.nodes if node.kind == "load"] + [store.access for store in self.stores]
-        offsets = [access.offset for access in accesses]
-        offsets += [node.detail for node in self.nodes if node.kind == "position"]
-        far: set[Axis] = set()
-        for offset in offsets:
-            low, high = offset.bounds()
-            if max(-low, high) >= LIMIT_32:
-                long = {
-                    axis
-                    for term, step in offset.terms
-                    if abs(step) * term_extent(term) >= LIMIT_32 // 8
-                    for axis in term_axes(term)
-                }
-                far |= long or offset.axes
-        return frozenset(axis for axis in self.axes if far & set(axis.axes))
+    def _indices(self) -> Iterator[Index]:
+        """Everything that is computed from positions as whole numbers."""
+        for node in self.nodes:
+            if node.kind == "load":
+                yield node.detail.offset
+                yield from (guard.index for guard in node.detail.guards)
+            elif node.kind in ("position", "guard"):
+                yield node.detail if node.kind == "position" else node.detail.index
+        yield from (store.access.offset for store in self.stores)
 
     # The walk --------------------------------------------------------------------------------------------------------
 
@@ -153,7 +146,9 @@ class _Kernel:
             if node not in online.rides:
                 (online.finish if node in online.stepwise else self.print.finish_accumulator)(self.root, node)
         late = [store for store in self.stores if store not in along]
-        self._body(self.root, [store for store in late if store.node not in online.rides], [], passes=False)
+        self._body(self.root, [store for store in late if store.node not in carried], [])
+        whole = [store for store in late if store.node in carried and store.node not in online.rides]
+        self._body(self.root, whole, [], passes=False)
         self._write_sums(online, [store for store in late if store.node in online.rides])
 
     def _write_sums(self, online: Online, stores: list[Store]) -> None:

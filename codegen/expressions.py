@@ -21,7 +21,7 @@ from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
 from gradc.codegen.nodes import Access, Guard, Node, has_datum
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.positions import Positions
+from gradc.codegen.positions import Positions, whole_number
 from gradc.codegen.scope import ATOM, BINDING, Scope, Variable
 from gradc.codegen.spelling import BINARY, bindings, fallback_name, identity, literal, remark, triton_dtype, zero
 from gradc.codegen.whole import Stretch
@@ -279,11 +279,11 @@ class Expressions:
     def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         """The condition of a guard, leaving out the sides that always hold."""
         text = self.positions.index_text(guard.index, axes, scope)
-        low, high = guard.index.bounds()
-        unsure = has_datum(guard.index)
-        parts = [f"({text} >= {guard.low})"] if unsure or low < guard.low else []
-        parts += [f"({text} < {guard.high})"] if unsure or high >= guard.high else []
-        parts += [f"(({text} - {guard.low}) % {guard.step} == 0)"] if guard.step > 1 else []
+        (low, high), unsure = guard.index.bounds(), has_datum(guard.index)
+        first, stop, step = map(whole_number, (guard.low, guard.high, guard.step))
+        parts = [f"({text} >= {first})"] if unsure or low < guard.low else []
+        parts += [f"({text} < {stop})"] if unsure or high >= guard.high else []
+        parts += [f"(({text} - {first}) % {step} == 0)"] if guard.step > 1 else []
         return parts[0][1:-1] if len(parts) == 1 and guard.step == 1 else " & ".join(parts) if parts else "True"
 
     # Reductions ------------------------------------------------------------------------------------------------------

@@ -6,19 +6,20 @@ expressions are printed by `expressions.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from math import prod
 from typing import Any
 
-from gradc.codegen.bounds import Sum, Symbol, start_and_stop, whole_edge
-from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.bounds import LIMIT, Sum, Symbol, start_and_stop, whole_edge
+from gradc.codegen.index import Axis, Datum, Index, Part, sums_of, term_axes, term_extent
 from gradc.codegen.names import Names
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
 from gradc.ir import Value
 
 GROUP_ROWS = 8  # tiles of rows that go over the columns together where tiles are many on both sides of a product
+FAR = LIMIT // 8  # a share of an index that goes past 2**31 which makes its axes count in 64 bits
 PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_size"}
 
 
@@ -109,7 +110,7 @@ class Positions:
             if axis.role == "resident":
                 self._define(self.root, axis, f"tl.arange(0, {self.block(axis)})")
             elif axis.role == "grid":
-                self._define(self.root, axis, self._tile(axis, self._programs.get(axis, "0")))
+                self._define(self.root, axis, self._tile(axis, self._program(axis)))
 
     def _place_group(self, row: KernelAxis, column: KernelAxis, others: bool) -> str:
         """Some rows of tiles at a time go over all columns, so that the programs in flight share what they read.
@@ -137,7 +138,13 @@ class Positions:
     def _program_count(self, axis: KernelAxis) -> str:
         if axis.role == "split":
             return self._parts_count(axis)
-        return self.size(axis) if axis.block == 1 else f"tl.cdiv({self.size(axis)}, {self.block(axis)})"
+        size = _in_64_bits(self.size(axis)) if is_long(axis) else self.size(axis)
+        return size if axis.block == 1 else f"tl.cdiv({size}, {self.block(axis)})"
+
+    def _program(self, axis: KernelAxis) -> str:
+        """The number of the tile (or part) of an axis a program has: 64 bits wide where positions along it are."""
+        program = self._programs.get(axis, "0")
+        return _in_64_bits(program) if is_long(axis) else program
 
     def _parts_count(self, axis: KernelAxis) -> str:
         key = (axis, -1, -1)
@@ -153,8 +160,8 @@ class Positions:
 
     def _define(self, scope: Scope, axis: KernelAxis, text: str) -> None:
         name = self._variables[axis]
-        if axis in self.wide:
-            text = f"tl.cast({text}, tl.int64)" if text != "0" else text
+        if axis in self.wide and text != "0" and not (is_long(axis) and axis.role != "resident"):
+            text = _in_64_bits(text)
         if text != name:
             scope.add(f"{name} = {text}")
         if axis.overhangs:
@@ -165,7 +172,7 @@ class Positions:
         name, count, step = self._variables[split], self._parts_count(split), self.block(split) if split.block > 1 else ""
         assert body.parent is not None
         first, stop = self.ends(split, lines, body.parent)
-        program = self._programs.get(split, "0")
+        program = self._program(split)
         part = f"{program} * {step}" if step and program != "0" else program
         start = " + ".join(text for text in (first, part) if text != "0") or "0"
         stride = f"{count} * {step}" if step else count
@@ -193,11 +200,13 @@ class Positions:
     def open_loop(self, body: Scope, loop: KernelAxis, ends: tuple[str, str], backwards: bool = False) -> None:
         """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards."""
         first, stop = ends
+        first = _in_64_bits(first) if is_long(loop) else first
         if loop.block == 1:
             body.header = f"for {self._variables[loop]} in range({first}, {stop}):"
             return self._define(body, loop, self._variables[loop])
         start = self._starts.setdefault(loop, self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
+        size = _in_64_bits(size) if is_long(loop) else size
         body.header = f"for {start} in range({first}, {stop}, {step}):"
         (self._aligned.add if first == "0" and not backwards and loop not in self.wide else self._aligned.discard)(loop)
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
@@ -229,7 +238,7 @@ class Positions:
             return Sum()
         if axis not in self._starts:
             self._starts[axis] = self.names.fresh(f"{axis.name}_start")
-            self.root.add(f"{self._starts[axis]} = {self._programs[axis]} * {self.block(axis)}")
+            self.root.add(f"{self._starts[axis]} = {self._program(axis)} * {self.block(axis)}")
         return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
     def seen(self, loop: KernelAxis) -> str:
@@ -262,7 +271,7 @@ class Positions:
         program = self._programs.get(part, "0")
         if size == 1 or program == "0":
             return program
-        return self._scaled(program, size)
+        return self._scaled(_in_64_bits(program) if part.programs * size >= LIMIT else program, size)
 
     # Index arithmetic ------------------------------------------------------------------------------------------------
 
@@ -271,12 +280,16 @@ class Positions:
         steps = {term: step for term, step in index.terms if isinstance(term, Axis)}
         assert steps.keys() <= {atom for axis in self.axes for atom in axis.axes}, "an axis without a role"
         parts = [part for axis in self.axes for part in self._along(axis, steps, axes, scope)]
+        is_far = max(map(abs, index.bounds())) >= LIMIT
         for term, step in index.terms:
             if not isinstance(term, Axis):
-                parts.append(self._scaled(self._term(term, axes, scope), step))
+                text = self._term(term, axes, scope)
+                far = is_far and isinstance(term, Datum) and abs(step) * term_extent(term) >= FAR
+                parts.append(self._scaled(_in_64_bits(text) if far else text, step))
         text = " + ".join(parts)
         if index.offset:
-            text = f"{text} {'+' if index.offset > 0 else '-'} {abs(index.offset)}" if text else str(index.offset)
+            offset = whole_number(abs(index.offset))
+            text = f"{text} {'+' if index.offset > 0 else '-'} {offset}" if text else whole_number(index.offset)
         return text or "0"
 
     def _term(self, term: Part | Datum, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
@@ -284,8 +297,8 @@ class Positions:
             return self.compute(term.node, scope).expanded(axes)
         inner = self.index_text(term.index, axes, scope)
         inner = inner if inner.isidentifier() else f"({inner})"
-        text = inner if term.divisor == 1 else f"{inner} // {term.divisor}"
-        return f"({text})" if term.modulus is None else f"({text} % {term.modulus})"
+        text = inner if term.divisor == 1 else f"{inner} // {whole_number(term.divisor)}"
+        return f"({text})" if term.modulus is None else f"({text} % {whole_number(term.modulus)})"
 
     def _along(self, axis: KernelAxis, steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope) -> list[str]:
         """The contribution of one kernel axis: runs of its axes with proportional steps are read off one position."""
@@ -349,6 +362,30 @@ class Positions:
             if value % extent == 0 and value // extent in sizes:
                 return f"{self.size(axis)} * {self.size(sizes[value // extent])}"
         return self.number(value, "stride")
+
+
+def wide_axes(axes: tuple[KernelAxis, ...], indices: Iterable[Index]) -> frozenset[KernelAxis]:
+    """The axes whose positions take 64 bits: those that carry some index, or a part of one, or a position itself, far past 2**31."""
+    far: set[Axis] = set()
+    for index in (part for whole in indices for part in sums_of(whole)):
+        if max(map(abs, index.bounds())) >= LIMIT:
+            long = {axis for term, step in index.terms if abs(step) * term_extent(term) >= FAR for axis in term_axes(term)}
+            far |= long or index.axes
+    return frozenset(axis for axis in axes if is_long(axis) or far & set(axis.axes))
+
+
+def is_long(axis: KernelAxis) -> bool:
+    """Whether positions along an axis take 64 bits for themselves, the tile after the last one of every program included."""
+    return axis.size + axis.block * (axis.programs if axis.role == "split" else 1) >= LIMIT
+
+
+def whole_number(number: int) -> str:
+    """A number as text. Triton takes those from 2**31 to 2**32 for unsigned ones."""
+    return str(number) if abs(number) < LIMIT else f"tl.full([], {number}, tl.int64)"
+
+
+def _in_64_bits(text: str) -> str:
+    return f"tl.cast({text}, tl.int64)"
 
 
 def _expand(name: str, axis: KernelAxis, axes: tuple[KernelAxis, ...]) -> str:

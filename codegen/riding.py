@@ -118,6 +118,13 @@ def _ride(node: Node, loop: frozenset[Axis], unfinished: frozenset[Node], recipe
     sources = [_sources(form.leaves[name], unfinished) for name in states]
     for state, polynomial, reductions in zip(states, recipe.polynomial, sources, strict=True):
         _check_state(form, state, recipe if polynomial else None, reductions, loop)
+    repaired = {
+        *states,
+        *(name for text in (*recipe.moved, recipe.combination) for name in form.leaves if f"{{{name}}}" in text),
+    }
+    for name in sorted(repaired):
+        if not form.leaves[name].axes.isdisjoint(reduced_axes(node)):
+            raise _Refused(f"it also sums over an axis that {_called(form, name)} varies along")
     if node.kind == "dot" and (recipe.rank > 1 or not recipe.keeps_body):
         raise _Refused("a product of matrices whose sum moves by more than a factor")
     if not recipe.is_diagonal:

@@ -19,6 +19,7 @@ from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Running
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plans
+from gradc.codegen.riding import reduced_axes
 from gradc.codegen.runs import memory_order, runs_of, status_of
 from gradc.codegen.searches import search_plan
 from gradc.codegen.splits import parts_for, split_plans
@@ -52,9 +53,13 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
         found = product_plans(stages, products, setting)
     else:
         found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
-    one_after_another = [p for p in found if p is not None and goes_on_once(p)]
+    one_after_another = [p for p in found if p is not None and _is_legal(p)]
     yield from one_after_another
-    yield from filter(goes_on_once, split_plans(one_after_another, setting))
+    yield from filter(_is_legal, split_plans(one_after_another, setting))
+
+
+def _is_legal(p: Plan) -> bool:
+    return goes_on_once(p) and _folds_whole_axes(p) and _scans_within_programs(p)
 
 
 def goes_on_once(p: Plan) -> bool:
@@ -67,6 +72,19 @@ def goes_on_once(p: Plan) -> bool:
 def reads_running(stage: Stage) -> bool:
     """Whether a stage adds to what its array holds."""
     return any(isinstance(access.buffer.operation, Running) for access in stage.accesses)
+
+
+def _folds_whole_axes(p: Plan) -> bool:
+    """Whether every sum goes over all of a kernel's axis or none of it: over a part it would count what lies beside it."""
+    nodes = [node for stage in p.stages for node in stage.nodes]
+    folded = {frozenset(node.detail[0] if node.kind == "scan" else reduced_axes(node)) for node in nodes}
+    return all(axes >= set(k.axes) or not axes & set(k.axes) for axes in folded for k in p.axes)
+
+
+def _scans_within_programs(p: Plan) -> bool:
+    """Whether a program has all of the axes that running sums go along."""
+    scanned = frozenset[Axis]().union(*(scanned_axes(stage) for stage in p.stages))
+    return not any(scanned & set(k.axes) for k in p.axes if k.role in ("grid", "split") and k.tiles > 1)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:

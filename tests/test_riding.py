@@ -355,6 +355,29 @@ def guarded_weights(x):
     return np.exp(x - np.where(np.isfinite(m), m, 0.0))
 
 
+def over_rows_too(x, lib):
+    """Sums of all of an array, whose rows have states of their own."""
+    along = {"axis": -1, "keepdims": True} if lib is gradc else {"dim": -1, "keepdim": True}
+    r = lib.rsqrt(lib.mean(x * x, **along) + 0.05)
+    largest = lib.max(x, **along) if lib is gradc else lib.amax(x, **along)
+    deviation = x - lib.mean(x, **along)
+    return lib.sum(x * r * lib.sin(x)), lib.sum(lib.exp(x - largest)), lib.sum(deviation * deviation)
+
+
+@pytest.mark.parametrize("shape", [(2, 18), (3, 50), (5, 200), (2, 3, 50)], ids=str)
+def test_a_sum_does_not_ride_along_with_states_it_sums_over(shape, monkeypatch, tmp_path):
+    """One accumulator cannot be moved by a factor for each row."""
+    force_loops(monkeypatch, tmp_path)
+    x = tensor(*shape)
+    for place in range(3):
+        check(
+            lambda x: over_rows_too(x, gradc)[place],  # noqa: B023
+            lambda x: over_rows_too(x, torch)[place],  # noqa: B023
+            x,
+            factor=64,
+        )
+
+
 def test_a_loop_from_the_last_tile_to_the_first(monkeypatch, tmp_path):
     """The gradient of a running sum goes backwards; a variance in the same pass counts what each tile has."""
 
