@@ -14,7 +14,7 @@ from math import prod
 from gradc.codegen.chunks import unplaced
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
-from gradc.codegen.index import Index
+from gradc.codegen.index import Axis, Index, of_axis
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis
@@ -28,7 +28,10 @@ from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
 from gradc.codegen.whole import Stretch, whole_tiles
 from gradc.ir import Value
+from gradc.leaves import make_input
 from gradc.types import DType
+
+SKIPS = "skips the tiles of {name} that a mask over positions empties"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,7 @@ class _Kernel:
         wide = wide_axes(self.axes, self._indices())
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
         self.notes: list[str] = []
+        self.online: Online | None = None  # what moves together along the split axis
         self.print = Expressions(
             self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
         )
@@ -86,8 +90,10 @@ class _Kernel:
         root = self.puller.at_own_axes(stage.value)
         if stage.value not in self.plan.partial:
             return Store(root, stage.value, access, stage)
-        heavy = next(node for node in walk([root]) if node.kind == "reduce" and node.value is stage.heavy.value)  # type: ignore[union-attr]
-        return Store(heavy, self.kernel.buffers[stage.value], Access(unplaced(stage.value), access.index), stage)
+        left = self.kernel.left[stage.value]
+        kind, value = left.heavy.kind, left.heavy.value
+        heavy = next(node for node in walk([root]) if node.kind == kind and node.value is value)
+        return Store(heavy, left.sums[0], Access(unplaced(stage.value), access.index), stage)
 
     def _indices(self) -> Iterator[Index]:
         """Everything that is computed from positions as whole numbers."""
@@ -121,20 +127,51 @@ class _Kernel:
         )
 
     def _split_loop(self, split: KernelAxis) -> None:
-        """Each program takes every parts-th tile; sums over tiles are carried and stored after the loop."""
-        carried = [node for node in self.nodes if node.kind == "reduce" and self._crosses(node, split)]
+        """Each program takes every parts-th tile; what is carried over tiles is stored after the loop, as it is then."""
+        carried = [node for node in self.nodes if self._crosses(node, split)]
+        found = passes(self.nodes, split.axes, self.plan.recipes)
+        self.notes += notes(found)
+        self.online = online = Online(self.print, found.rides, carried, split)
         for node in carried:
-            self.print.start_accumulator(self.root, node)
+            (online.start if node in online.stepwise else self.print.start_accumulator)(self.root, node)
         body = Scope(self.root, self.root.bound | {split})
-        self.print.open_split(body, split)
         along = [store for store in self.stores if self._runs_along(store.node, store, split)]
+        lines = () if along or self.loop else needed_lines(carried, split.axes)
+        self.notes += [SKIPS.format(name=split.name)] if lines else []
+        self.print.positions.open_split(body, split, lines)
         self._body(body, along, carried)
+        online.close(body)
         body.close()
         for node in carried:
-            self.print.finish_accumulator(self.root, node)
-        rest = [store for store in self.stores if store not in along]
-        self._body(self.root, [store for store in rest if store.node not in carried], [])
-        self._body(self.root, [store for store in rest if store.node in carried], [], passes=False)
+            if node not in online.rides:
+                (online.finish if node in online.stepwise else self.print.finish_accumulator)(self.root, node)
+        late = [store for store in self.stores if store not in along]
+        self._body(self.root, [store for store in late if store.node not in carried], [])
+        whole = [store for store in late if store.node in carried and store.node not in online.rides]
+        self._body(self.root, whole, [], passes=False)
+        self._write_sums(online, [store for store in late if store.node in online.rides])
+
+    def _write_sums(self, online: Online, stores: list[Store]) -> None:
+        """The sums that rode along, as this program has them, and the states they are kept at."""
+        written = set()
+        for store in stores:
+            left = self.kernel.left[store.stage.value]
+            for variable, array in zip(online.sums[store.node], left.sums, strict=True):
+                self._write_part(variable, array, store.access)
+            for state, (array, order) in left.references.items():
+                if array not in written:
+                    written.add(array)
+                    row = make_input(array.shape[1:], array.dtype)
+                    at = Access(row, tuple(of_axis(axis) for axis in order))
+                    self._write_part(online.references[online.rides[store.node].leaves[state]].before, array, at)
+
+    def _write_part(self, variable: Variable, array: Value, access: Access) -> None:
+        own = frozenset(axis for index in access.index for axis in index.axes)
+        self.print.store(self.root, variable, array, access, self.split, self._repeating(own))
+
+    def _repeating(self, own: frozenset[Axis]) -> list[KernelAxis]:
+        """The axes along which programs compute the same result, of which one writes it; those that leave parts all do."""
+        return [axis for axis in self.axes if axis.role == "grid" and own.isdisjoint(axis.axes)]
 
     def _runs_along(self, node: Node, store: Store, axis: KernelAxis) -> bool:
         return bool(frozenset(store.stage.own) & frozenset(axis.axes)) and store.stage.value not in self.plan.partial
@@ -151,7 +188,7 @@ class _Kernel:
             late_carried = [node for node in carried if not self._along(node.operands[0], loop)]
             self._passes(scope, loop, stores, carried, late_stores, late_carried)
         for node in late_carried:
-            self.print.accumulate(scope, node)
+            (self.online.step if self.online and node in self.online.stepwise else self.print.accumulate)(scope, node)
         self._fold_rows(scope, [store.node for store in late_stores])
         for store in late_stores:
             self._write(scope, store)
@@ -238,7 +275,7 @@ class _Kernel:
             return [None]
         first, stop = positions.ends(loop, lines, scope)
         if lines:
-            self.notes.append(f"skips the tiles of {loop.name} that a mask over positions empties")
+            self.notes.append(SKIPS.format(name=loop.name))
         if condition is not None:
             self.notes.append(
                 f"a short loop finds from which tile of {loop.name} to which the condition on data holds anywhere"

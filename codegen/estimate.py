@@ -15,7 +15,7 @@ from math import prod
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Node, Running, walk
-from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting
+from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting, gone_along
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.riding import crosses, joined
 from gradc.codegen.riding import passes as passes_of
@@ -73,8 +73,14 @@ def _plan(
     if not multiplies:
         warps = min(warps, _storing_warps(axes, written, arrays, setting))
     looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
+    split = tuple(axis for k in axes if k.role == "split" for axis in k.axes)
     nothing: frozenset[Value] = frozenset()
-    times, repeated, folded = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0, nothing)
+    if looped:
+        times, repeated, folded = _repeated(stages, looped, partial, stored, recipes)
+    elif any(stage.needs & partial for stage in stages):  # sums that ride along with others that are shared out
+        times, repeated, folded = _repeated(stages, split, nothing, stored, recipes)
+    else:
+        times, repeated, folded = _reads(stages), 0, nothing
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
     needed = _registers(stages, axes, partial, folded, arrays, warps, setting.device)
@@ -91,7 +97,7 @@ def _plan(
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     afterwards = _running_bytes(stages) / setting.device.bandwidth if multiplies else 0.0
     bounds = Bounds(
-        moved / setting.device.bandwidth,
+        moved / _reach(programs, setting.device),
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
         (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device) + afterwards,
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
@@ -237,7 +243,7 @@ def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], share: float) 
 
     Of what is computed in the loop, `share` is: the rest of its tiles are skipped.
     """
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    looped = _covered(gone_along(axes))
     found: dict[tuple, int] = {}
     for stage in stages:
         repeated = prod(axis.programs for axis in axes if stage.axes.isdisjoint(axis.covers))
@@ -249,9 +255,13 @@ def _flops(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], share: float) 
 
 def _share(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], passes: int) -> float:
     """The part of the steps of all passes over the looped axis that are gone through; a pass that writes along it skips none."""
-    looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
+    looped = _covered(gone_along(axes))
     writes = any(looped & frozenset(stage.own) for stage in stages)
     return (visited_share(stages, axes) * (passes - writes) + writes) / passes
+
+
+def _covered(axis: KernelAxis | None) -> frozenset[Axis]:
+    return axis.covers if axis else frozenset()
 
 
 def _visits(times: int, share: float) -> float:
@@ -276,7 +286,9 @@ def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device)
     if not products or any(product.dtype.itemsize == 4 for product in products):
         return device.double_rate if any(stage.value.dtype.itemsize == 8 for stage in stages) else device.vector_rate
     if any(stage.nested for stage in stages):
-        rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
+        rows, step = (
+            max((axis.block for axis in axes if axis.role in roles), default=1) for roles in (("grid",), ("loop", "split"))
+        )
         return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
     area = prod(axis.block for axis in axes if axis.role == "grid")
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
@@ -286,6 +298,11 @@ def _busy(programs: int, device: Device) -> float:
     """The fraction of processors at work, on average over the waves of programs."""
     waves = -(-programs // device.processors)
     return programs / (waves * device.processors)
+
+
+def _reach(programs: int, device: Device) -> float:
+    """Bytes per second that programs can take from memory: no processor has more than its share of what the cache gives."""
+    return min(device.bandwidth, device.cache_bandwidth * programs / device.processors)
 
 
 def _rounds(axis: KernelAxis, passes: int) -> int:

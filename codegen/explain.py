@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 from gradc.codegen.cost import Buffer, Traffic
@@ -93,7 +94,7 @@ def story(sequence: LaunchSequence) -> str:
         lines.append(
             f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"
         )
-        lines += [f"      {reason}" for reason in (*_reasons(kernel, sequence.identifiers), *emitted.notes)]
+        lines += [f"      {reason}" for reason in (*_reasons(kernel, sequence), *emitted.notes)]
     return "\n".join(lines)
 
 
@@ -107,8 +108,15 @@ def _inside(kernel: Scheduled, identifiers: Mapping[Value, str]) -> str:
     return f"; computed in passing: {', '.join(unwritten)}" if unwritten else ""
 
 
-def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:
+def _reasons(kernel: Scheduled, sequence: LaunchSequence) -> list[str]:
+    identifiers, processors = sequence.identifiers, sequence.device.processors
     reasons = []
+    for axis in kernel.plan.axes:
+        others = prod(other.programs for other in kernel.plan.axes) // axis.programs
+        if axis.role == "split" and others < processors:
+            reasons.append(
+                f"{axis.name} is shared out: without that {others} programs would be at work on {processors} processors"
+            )
     for stage in kernel.plan.stages:
         name = identifiers.get(stage.value) or stage.value.name or stage.value.operation.name
         if stage.value in kernel.plan.partial:

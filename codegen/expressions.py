@@ -78,9 +78,6 @@ class Expressions:
 
     # Header ----------------------------------------------------------------------------------------------------------
 
-    def open_split(self, body: Scope, split: KernelAxis) -> None:
-        self.positions.open_split(body, split)
-
     def open_loop(self, body: Scope, loop: KernelAxis, part: Stretch | None = None, backwards: bool = False) -> None:
         """The whole of a loop, or a part of it in which some expressions are simpler."""
         assert body.parent is not None
@@ -135,6 +132,8 @@ class Expressions:
         operands = [self.at(x, scope) if node.kind == "dot" else self.widened(x, scope) for x in self.narrow.operands(node)]
         home = self._home(node, operands, scope)
         text, axes, binding = self._text(node, operands, home)
+        if node.kind == "cast" and operands and text == operands[0].text and not node.value.name:
+            return operands[0]  # arithmetic on both is the same
         named = node.kind in ("load", "reduce", "scan") or self.uses[node] > 1 or node.value.name is not None
         if (named or len(text) > INLINE_LENGTH) and text != self._node_names.get(node):
             return self.assign(node, text, axes, home)

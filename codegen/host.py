@@ -149,7 +149,7 @@ def too_large(section: Section, memory: Memory) -> list[Value]:
     """The temporaries of a section that are larger than the memory allows to store whole."""
     if section.loop is not None:
         return []
-    given = {*section.graph.outputs, *(buffer for kernel in section.kernels for buffer in kernel.buffers.values())}
+    given = {*section.graph.outputs, *(x for kernel in section.kernels for left in kernel.left.values() for x in left.arrays)}
     written = dict.fromkeys(value for kernel in section.kernels for value in kernel.writes if value not in given)
     return [value for value in written if stored_bytes(value) > memory.whole]
 

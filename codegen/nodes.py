@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -168,10 +168,14 @@ class Puller:
             return Node("cast", (x,), value.dtype, value, operation.dtype, x.axes)
         if isinstance(operation, structure.Marker):
             x = self.at(value.operands[0], index, guards)
-            return self._as_held(value, x) if isinstance(operation, structure.Keep) else x
+            return self._as_held(value, x) if isinstance(operation, structure.Keep) else self._labelled(value, x)
         if isinstance(operation, structure.Reduce | structure.Contract | structure.Cumulative):
             return self._reduction(value, index)
         return self._view(value, index, guards)
+
+    def _labelled(self, value: Value, x: Node) -> Node:
+        """What a marker passes through, under the marker's dtype."""
+        return x if x.dtype == value.dtype else replace(x, dtype=value.dtype)
 
     def _as_held(self, value: Value, x: Node) -> Node:
         """Rounded to the dtype of a Value, unless that is how it lies in memory."""

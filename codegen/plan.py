@@ -7,7 +7,7 @@ steps of 1 whose `parts` are more than 1 goes through the steps that a search fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -77,6 +77,11 @@ class KernelAxis:
     @cached_property
     def covers(self) -> frozenset[Axis]:
         return frozenset(self.axes)
+
+
+def gone_along(axes: Sequence[KernelAxis]) -> KernelAxis | None:
+    """The axis along which a program goes tile after tile: its loop, or else the axis that it shares with other programs."""
+    return next((axis for role in ("loop", "split") for axis in axes if axis.role == role), None)
 
 
 @dataclass(frozen=True)

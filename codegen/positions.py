@@ -167,21 +167,19 @@ class Positions:
         if axis.overhangs:
             scope.add(f"in_{name} = {name} < {self.size(axis)}")
 
-    def open_split(self, body: Scope, split: KernelAxis) -> None:
-        """Each program takes tiles part, part + parts, part + 2*parts, ..."""
+    def open_split(self, body: Scope, split: KernelAxis, lines: tuple[Index, ...] = ()) -> None:
+        """Each program takes tiles part, part + parts, part + 2*parts, ... of those in which no line is negative throughout."""
+        name, count, step = self._variables[split], self._parts_count(split), self.block(split) if split.block > 1 else ""
+        assert body.parent is not None
+        first, stop = self.ends(split, lines, body.parent)
         program = self._program(split)
-        name = self._variables[split]
-        count = self._parts_count(split)
-        if split.block == 1:
-            body.header = f"for {name} in range({program}, {self.size(split)}, {count}):"
-            self._define(body, split, name)
-        else:
-            tile = self._starts[split] = self.names.fresh(f"{split.name}_start")
-            step = self.block(split)
-            start = "0" if program == "0" else f"{program} * {step}"
-            body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
-            self._aligned |= {split} - self.wide
-            self._define(body, split, f"{tile} + tl.arange(0, {step})")
+        part = f"{program} * {step}" if step and program != "0" else program
+        start = " + ".join(text for text in (first, part) if text != "0") or "0"
+        stride = f"{count} * {step}" if step else count
+        tile = self._starts.setdefault(split, self.names.fresh(f"{split.name}_start")) if step else name
+        body.header = f"for {tile} in range({start}, {stop}, {stride}):"
+        self._aligned |= {split} - self.wide if step and first == "0" else set()
+        self._define(body, split, f"{tile} + tl.arange(0, {step})" if step else name)
 
     def ends(self, loop: KernelAxis, lines: tuple[Index, ...], scope: Scope) -> tuple[str, str]:
         """From where to where a loop goes: tiles in which one of `lines` is negative throughout are left out."""
@@ -244,7 +242,12 @@ class Positions:
         return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
     def seen(self, loop: KernelAxis) -> str:
-        """How many elements of a looped axis have been gone over with the present tile, those left out included."""
+        """How many elements of a looped axis this program has gone over with the present tile, those left out included."""
+        if loop.role == "split":
+            start, step = self._starts[loop], self.block(loop)
+            return (
+                f"({start} // ({self._parts_count(loop)} * {step}) * {step} + tl.minimum({step}, {self.size(loop)} - {start}))"
+            )
         if loop not in self._starts:  # one after the other
             return f"({self._variables[loop]} + 1)"
         return f"tl.minimum({self._starts[loop]} + {self.block(loop)}, {self.size(loop)})"

@@ -6,7 +6,7 @@ with sums along the same loop. Any expression may feed an operand (prologue).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 from gradc.codegen.estimate import finished_plan
@@ -18,7 +18,7 @@ from gradc.codegen.stages import Stage
 MOST_PRODUCTS = 2  # accumulators of matrix products one kernel may carry
 
 
-def product_plan(stages: Sequence[Stage], products: list[Stage], setting: Setting) -> Plan | None:
+def product_plans(stages: Sequence[Stage], products: list[Stage], setting: Setting) -> Iterator[Plan]:
     """Products that share rows, columns and the summed axes, what follows them element by element, and sums along the way."""
     first = products[0].heavy
     assert first is not None
@@ -32,13 +32,12 @@ def product_plan(stages: Sequence[Stage], products: list[Stage], setting: Settin
         else:
             fits = stage.heavy.kind == "reduce" and frozenset(stage.reduced) == summed and frozenset(stage.own) < own
         if not fits:
-            return None
+            return
     if len(products) > MOST_PRODUCTS:
-        return None
+        return
     ordered = sorted(stages, key=lambda stage: stage not in products)
     tiles = [_product_axes(dot, ordered, caps) for caps in _product_tiles(dot, stages)]
-    plans = (finished_plan(stages, axes, frozenset(), setting) for axes in tiles)
-    return min(filter(_is_one_pass, plans), key=lambda p: p.seconds, default=None)
+    yield from filter(_is_one_pass, (finished_plan(stages, axes, frozenset(), setting) for axes in tiles))
 
 
 def _is_one_pass(plan: Plan) -> bool:

@@ -22,18 +22,44 @@ from gradc.ops import TABLE
 RESIDENT_DEPTH = 256  # the longest summed axis that a tile holds whole
 RESIDENT_FOLD = 64  # the same where the sum is no product of matrices
 MEMORY_WEIGHT = 4  # seconds of arithmetic taken for a second of memory traffic that keeps a large array out of memory
-LARGER = 1  # such a product has at least so many times the bytes of what it is made of
+LARGER = 1  # such a product has at least so many times the bytes of what it is made of; a thin one has less
 
 VIEWS = (ops.Elementwise, Cast, Broadcast, Reshape, structure.Permute, structure.Slice, structure.Marker)
 
 
 def recomputed_products(outputs: Sequence[Value], device: Device) -> frozenset[Value]:
     """The products and short sums of a program that are computed again by whatever reads them."""
+    return frozenset(value for value in repeatable_products(outputs, device) if not _is_thin(value))
+
+
+def thin_products(outputs: Sequence[Value], device: Device) -> frozenset[Value]:
+    """Products of few rows or columns: they cost as little to keep, but kernels that compute them need not wait for one that does."""
+    return frozenset(value for value in repeatable_products(outputs, device) if _is_thin(value) and min(_sides(value)) > 1)
+
+
+def repeatable_products(outputs: Sequence[Value], device: Device) -> frozenset[Value]:
+    """The products and short sums that may as well be computed again in the backward: cheap, safe, and only needed in reductions."""
     values = topological(outputs)
     users, wanted = users_of(values), frozenset(outputs)
     return frozenset(
         value for value in values if _is_cheap(value, device) and _only_reduced(value, users, wanted) and is_safe(value, users)
     )
+
+
+def _is_thin(value: Value) -> bool:
+    """Whether a product is smaller than what it is made of, or has but one row or column."""
+    if not isinstance(value.operation, structure.Contract):
+        return False
+    return min(_sides(value)) <= 1 or value.size * value.dtype.itemsize < LARGER * sum(
+        x.size * x.dtype.itemsize for x in value.operands
+    )
+
+
+def _sides(value: Value) -> tuple[int, int]:
+    """How many rows and columns a product of matrices has."""
+    contract, sizes = value.operation, dict(zip(value.operation.out, value.shape, strict=True))
+    rows = prod(sizes[label] for label in contract.out if label not in contract.rhs)
+    return rows, prod(sizes[label] for label in contract.out if label not in contract.lhs)
 
 
 def _is_cheap(value: Value, device: Device) -> bool:
@@ -75,19 +101,11 @@ def _sources(fold: Value) -> tuple[list[Value], int]:
 
 
 def _is_cheap_product(value: Value, device: Device) -> bool:
-    contract = value.operation
     depth = prod(owner.shape[axis] for owner, axis in summed_dims(value))
-    rows = [label for label in contract.out if label not in contract.rhs]
-    columns = [label for label in contract.out if label not in contract.lhs]
-    sizes = dict(zip(contract.out, value.shape, strict=True))
-    sides = [prod(sizes[label] for label in part) for part in (rows, columns)]
-    if min(*sides, depth) <= 1 or depth > RESIDENT_DEPTH:
-        return False
-    size = value.dtype.itemsize
-    if value.size * size < LARGER * sum(x.size * x.dtype.itemsize for x in value.operands):
+    if max(_sides(value)) <= 1 or not 1 < depth <= RESIDENT_DEPTH:
         return False
     computing = 2 * depth / (device.vector_rate if value.dtype == types.float32 else device.matrix_rate)
-    return computing < MEMORY_WEIGHT * 2 * size / device.bandwidth
+    return computing < MEMORY_WEIGHT * 2 * value.dtype.itemsize / device.bandwidth
 
 
 def _only_reduced(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value]) -> bool:

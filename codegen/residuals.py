@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gradc import structure
 from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
-from gradc.codegen.recomputed import recomputed_products
+from gradc.codegen.recomputed import repeatable_products
 from gradc.codegen.stages import HEAVY, large_product, storage_dtype
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
 from gradc.leaves import Cast, Reshape, cast, make_input
@@ -59,7 +59,7 @@ def partition(
     later = dict.fromkeys(value for value in topological(gradients) if value not in earlier and not is_leaf(value))
     needed = dict.fromkeys(x for value in later for x in value.operands if x not in later and x not in given_later)
     needed |= dict.fromkeys(value for value in gradients if value not in later and value not in given_later)
-    recomputed = recomputed_products((*outputs, *gradients), device) | again
+    recomputed = repeatable_products((*outputs, *gradients), device) | again
     wanted = [value for value in needed if not _is_free(value)]
     compared = _compared(later)
     kept = _cut(wanted, frozenset(outputs), recomputed, compared)

@@ -43,7 +43,7 @@ def _is_read_first(x: Value, value: Value, kernel: Scheduled) -> bool:
     stages: Mapping[Value, Stage] = {stage.value: stage for stage in kernel.plan.stages}
     if (
         value not in stages
-        or value in kernel.buffers
+        or value in kernel.left
         or _comes_back(kernel.plan, stages[value])
         or not _one_program_each(kernel.plan, stages[value])
     ):

@@ -18,10 +18,11 @@ from gradc.codegen.estimate import finished_plan, held_tile, is_product
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Running
 from gradc.codegen.plan import KernelAxis, Plan, Setting
-from gradc.codegen.products import product_plan
+from gradc.codegen.products import product_plans
 from gradc.codegen.riding import reduced_axes
 from gradc.codegen.runs import memory_order, runs_of, status_of
 from gradc.codegen.searches import search_plan
+from gradc.codegen.splits import parts_for, split_plans
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
@@ -49,11 +50,16 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
     if any(stage.nested for stage in stages) or (products and any(stage.folded for stage in stages)):
         found: Iterable[Plan | None] = chained_plans(stages, setting)
     elif products:
-        found = [product_plan(stages, products, setting)]
+        found = product_plans(stages, products, setting)
     else:
         found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
-    legal = (p for p in found if p is not None and goes_on_once(p))
-    return (p for p in legal if _folds_whole_axes(p) and _scans_within_programs(p))
+    one_after_another = [p for p in found if p is not None and _is_legal(p)]
+    yield from one_after_another
+    yield from filter(_is_legal, split_plans(one_after_another, setting))
+
+
+def _is_legal(p: Plan) -> bool:
+    return goes_on_once(p) and _folds_whole_axes(p) and _scans_within_programs(p)
 
 
 def goes_on_once(p: Plan) -> bool:
@@ -207,7 +213,7 @@ def _grid_axes(
         blocks = _grid_blocks(stages, runs, order, held, size, across if narrow else size)
         tiles = tuple(KernelAxis("", run, "grid", block) for run, block in zip(runs, blocks, strict=True))
         others = prod(tile.tiles for tile in tiles if tile.axes != shared_out)
-        for parts in _parts(device, others) if split else (1,):
+        for parts in parts_for(device, others) if split else (1,):
             split_up = (replace(tile, role="split", parts=parts) if tile.axes == shared_out else tile for tile in tiles)
             yield size > least, tuple(split_up)
 
@@ -218,18 +224,6 @@ def _shared_first(stages: Sequence[Stage], runs: list[tuple[Axis, ...]]) -> Iter
     for run in runs[:-1]:
         if any(access.offset.axes.isdisjoint(run) and len(access.offset.axes) > 1 for access in accesses):
             yield [runs[-1], run, *(other for other in reversed(runs[:-1]) if other is not run)]
-
-
-def _parts(device: Device, others: int) -> Iterator[int]:
-    """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
-
-    `others` are the programs along other axes. One part is none: it would only be copied.
-    """
-    for programs in dict.fromkeys(
-        (device.processors * 4, device.processors * 2, device.processors, device.processors * 7 // 8)
-    ):
-        if programs > others:
-            yield -(-programs // others)
 
 
 def _grid_blocks(

@@ -6,28 +6,29 @@ Which stages share a kernel is decided in `merging.py`, the roles of its axes in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
+from gradc.codegen.partials import Partial, partials, totals
 from gradc.codegen.plan import HostLoop, Plan, Setting
 from gradc.codegen.recipes import Recipes
-from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
+from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products, thin_products
 from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
-from gradc.ir import Graph, Value, apply, on_behalf_of
-from gradc.leaves import Cast, make_input
+from gradc.ir import Graph, Value
+from gradc.leaves import Cast
 from gradc.ops import Elementwise
 from gradc.structure import Contract, Reduce
 
 
 @dataclass(frozen=True, eq=False)
 class Scheduled:
-    """A kernel to emit: its plan, the axis map its expressions are in, the buffer each partial stage fills.
+    """A kernel to emit: its plan, the axis map its expressions are in, what its programs leave of each partial stage.
 
     `apart` says of kernels it shares data with why they are kernels of their own: (a Value they leave, the reason).
     `loop` is the host's loop that launches it for every chunk.
@@ -35,7 +36,7 @@ class Scheduled:
 
     plan: Plan
     axes: AxisMap
-    buffers: dict[Value, Value]
+    left: Mapping[Value, Partial]
     apart: tuple[tuple[Value, str], ...] = ()
     loop: HostLoop | None = None
 
@@ -50,7 +51,8 @@ class Scheduled:
 
     @property
     def writes(self) -> tuple[Value, ...]:
-        return tuple(self.buffers.get(value, value) for value in self.plan.stored)
+        arrays = (self.left[value].arrays if value in self.left else (value,) for value in self.plan.stored)
+        return tuple(dict.fromkeys(array for group in arrays for array in group))
 
 
 def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None, operands: bool = False) -> list[Scheduled]:
@@ -63,7 +65,16 @@ def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None
     states = [
         State(graph, _wanted(graph), frozenset(), {}, recomputed, limit, recipes, w) for limit in limits(graph) for w in written
     ]
-    return min((_lean(state, device) for state in states), key=_seconds)
+    programs = [_lean(state, device) for state in states]
+    if thin := _large(thin_products(graph.outputs, device), states[0].small_product):
+        large = _large(recomputed, states[0].small_product)
+        programs.append(_scheduled(replace(states[0], recomputed=thin | large), device))
+    return min(programs, key=_seconds)
+
+
+def _large(products: frozenset[Value], limit: int) -> frozenset[Value]:
+    """The products that are large where those of up to `limit` multiplications are small."""
+    return frozenset(value for value in products if isinstance(value.operation, Reduce) or multiplications(value) > limit)
 
 
 def _wanted(graph: Graph) -> tuple[Value, ...]:
@@ -79,11 +90,7 @@ def computed_operands(graph: Graph) -> frozenset[Value]:
 def _lean(state: State, device: Device) -> list[Scheduled]:
     """The kernels without large products in memory, unless that takes far longer."""
     kept = _scheduled(replace(state, recomputed=frozenset()), device)
-    large = frozenset(
-        value
-        for value in state.recomputed
-        if isinstance(value.operation, Reduce) or multiplications(value) > state.small_product
-    )
+    large = _large(state.recomputed, state.small_product)
     if not large:
         return kept
     lean = _scheduled(replace(state, recomputed=large), device)
@@ -99,7 +106,7 @@ def _scheduled(state: State, device: Device) -> list[Scheduled]:
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
-        kernels = [Scheduled(p, axes, _partial_buffers(p), apart) for p, apart in merged_plans(stages, state, done, device)]
+        kernels = [Scheduled(p, axes, partials(p), apart) for p, apart in merged_plans(stages, state, done, device)]
         fixed = [kernel for kernel in kernels if kernel.plan.partial]
         if not fixed:
             return _launch_order([*done, *kernels])
@@ -137,23 +144,10 @@ def _fits(stage: Stage, state: State, device: Device) -> bool:
     return plan([stage], setting) is not None
 
 
-def _partial_buffers(p: Plan) -> dict[Value, Value]:
-    """For each partial stage, the array of its partial results: one leading dimension over the programs that share it."""
-    buffers = {}
-    parts = next((axis.programs for axis in p.axes if axis.role == "split"), 1)
-    for stage in p.stages:
-        if stage.value in p.partial:
-            assert stage.heavy is not None
-            heavy = stage.heavy.value
-            name = f"{heavy.name or stage.value.name or 'sum'}_part"
-            buffers[stage.value] = make_input((parts, *heavy.shape), heavy.dtype, name, stored=heavy.dtype.compute)
-    return buffers
-
-
 def _tied_parts(done: list[Scheduled]) -> Iterator[tuple[Dim, Dim]]:
     """Partial results of one kernel are merged along one axis: they have as many parts."""
     for kernel in done:
-        buffers = list(kernel.buffers.values())
+        buffers = [array for partial in kernel.left.values() for array in partial.arrays]
         for buffer in buffers[1:]:
             if buffer.shape[0] != 1:
                 yield (buffers[0], 0), (buffer, 0)
@@ -164,22 +158,10 @@ def _after(state: State, fixed: list[Scheduled]) -> State:
     overrides, stored, needed = dict(state.overrides), set(state.stored), list(state.outputs)
     for kernel in fixed:
         needed += [value for value in kernel.reads if value.operands and value not in stored]
-        for stage in kernel.plan.stages:
-            if stage.value in kernel.plan.partial:
-                assert stage.heavy is not None
-                heavy = stage.heavy.value
-                overrides[heavy] = _total(kernel.buffers[stage.value], heavy, stage.heavy.detail[0])
-            elif stage.value in kernel.plan.stored:
-                stored.add(stage.value)
+        overrides |= totals(kernel.left.values())
+        stored |= {value for value in kernel.plan.stored if value not in kernel.left}
     wanted = tuple(value for value in dict.fromkeys(needed) if value not in stored)
     return replace(state, outputs=wanted, stored=frozenset(stored), overrides=overrides, recomputed=state.recomputed - stored)
-
-
-def _total(buffer: Value, heavy: Value, kind: str) -> Value:
-    with on_behalf_of(heavy, heavy.note):
-        total = apply(Reduce(kind, (0,)), buffer)
-    total.name = heavy.name
-    return total
 
 
 def _launch_order(kernels: list[Scheduled]) -> list[Scheduled]:

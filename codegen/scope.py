@@ -85,7 +85,10 @@ class Scope:
         return self.chain()[self.depth - depth]
 
     def add(self, line: str, remark: str = "") -> None:
-        text = INDENT * (self.depth + 1) + line
+        """One line with what is worth remarking: the last line of that beside it, the others above."""
+        indent, (*above, beside) = INDENT * (self.depth + 1), remark.split("\n")
+        self.lines += [f"{indent}# {text}" for text in above]
+        text, remark = indent + line, beside.strip()
         self.lines.append(f"{text:<{COMMENT_COLUMN - 2}}  # {remark}" if remark else text)
 
     def close(self, until: Scope | None = None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from gradc.codegen.bounds import whole_step
 from gradc.codegen.index import Axis, Index
 from gradc.codegen.nodes import Node
-from gradc.codegen.plan import KernelAxis
+from gradc.codegen.plan import KernelAxis, gone_along
 from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
 
@@ -22,8 +22,8 @@ ROOTS = np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0])  # multiples of th
 
 
 def visited_share(stages: Sequence[Stage], axes: Sequence[KernelAxis]) -> float:
-    """The part of the steps of a kernel's loop that its reductions need."""
-    loop = next((axis for axis in axes if axis.role == "loop"), None)
+    """The part of the steps of a kernel's loop, or of one that programs share out, that its reductions need."""
+    loop = gone_along(axes)
     along = frozenset(loop.axes) if loop else frozenset()
     heavies = tuple(
         dict.fromkeys(stage.heavy for stage in stages if stage.heavy is not None and along & frozenset(stage.reduced))

@@ -129,6 +129,16 @@ def grouped_queries(q, k, v):
     return gradc.reshape(out, (batch, heads, length, width))
 
 
+def flash_decoding(q, k, v, newest):
+    """One new query a head, against a cache that holds keys up to the newest one's position."""
+    batch, heads, _, width = q.shape
+    groups, length = k.shape[1:3]
+    q = gradc.reshape(q, (batch, groups, heads // groups, width))
+    seen = gradc.arange(length) <= newest[:, None, None, None]
+    out = softmax(gradc.where(seen, scores(q, k), -gradc.inf)) @ v
+    return gradc.reshape(out, (batch, heads, 1, width))
+
+
 def sigmoid_attention(q, k, v):
     return sigmoid(scores(q, k) - math.log(k.shape[-2])) @ v
 
@@ -234,6 +244,7 @@ QKV = bf16(q=HEADS, k=HEADS, v=HEADS)
 SHARED = "batch groups length width"
 DOCUMENT = Argument("document", "batch length", "int32", "below documents")
 PREFIX = Argument("prefix", "batch", "int32", "below length")
+NEWEST = Argument("newest", "batch", "int32", "below length")
 TARGET = Argument("target", "rows", "int64", "below words")
 ROWS = bf16(x="rows columns")
 
@@ -264,6 +275,12 @@ GALLERY = (
     Piece(
         grouped_queries, bf16(q=HEADS, k=SHARED, v=SHARED), (0, 1, 2), LONG | {"groups": 4}, SHORT | {"heads": 4, "groups": 2},
         1, 2, FLASH, QUADRATIC,
+    ),
+    Piece(
+        flash_decoding, (*bf16(q="batch heads 1 width", k=SHARED, v=SHARED), NEWEST), (),
+        {"batch": 4, "heads": 32, "groups": 8, "length": 32768, "width": 128},
+        {"batch": 2, "heads": 4, "groups": 2, "length": 37, "width": 8},
+        2, 0, "as flash decoding: programs share out the keys, and a second kernel puts their parts together",
     ),
     Piece(sigmoid_attention, QKV, (0, 1, 2), LONG, SHORT, 1, 2, FLASH, QUADRATIC),
     Piece(

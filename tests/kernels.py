@@ -5,7 +5,9 @@ The reference is never gradc: it is the same mathematics written with torch, on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 import gradc
-from gradc.codegen import roles, schedule
+from gradc.codegen import roles, schedule, splits
 
 EPSILON = {dtype: torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 LAYOUTS = ("contiguous", "strided", "transposed", "expanded", "offset")
@@ -149,3 +151,19 @@ def force_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, live: int = 16, 
     monkeypatch.setattr(roles, "ROW_TILE", tile)
     monkeypatch.setattr(roles, "REDUNDANT_WORK", tile)
     assert schedule is not None
+
+
+def force_splits(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, parts: int) -> None:
+    """Schedules as for a device that tiny sizes leave idle: wherever programs can share out a loop, so many of them do."""
+    monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / f"split in {parts}"))
+    monkeypatch.setattr(splits, "parts_for", lambda device, others, shares=(): (parts,))
+    monkeypatch.setattr(splits, "WORTH", math.inf)
+    weighed = roles.plans
+
+    def loops_are_slow(stages: Any, setting: Any) -> Any:
+        for p in weighed(stages, setting):
+            loops = any(axis.role == "loop" and axis.tiles > 1 for axis in p.axes)
+            longer = {field.name: 1000 * getattr(p.bounds, field.name) for field in fields(p.bounds)}
+            yield replace(p, bounds=replace(p.bounds, **longer)) if loops else p
+
+    monkeypatch.setattr(roles, "plans", loops_are_slow)

@@ -27,6 +27,8 @@ PROGRAMS = {
     "long rows": (lambda x: gradc.softmax(x, axis=-1), [(512, 200_000)]),
     "elementwise": (lambda x, y: gradc.exp(x) * y, [(8192, 4096)] * 2),
     "sum over rows": (lambda x: gradc.sum(x, axis=0), [(65536, 1024)]),
+    "rows shared out": (lambda x: gradc.logsumexp(x, axis=-1), [(4, 1_000_000)]),
+    "product shared out": (lambda x, w: x @ w, [(64, 65536), (65536, 64)]),
     "product": (lambda x, w: gradc.tanh(x @ w), [(4096, 1024), (1024, 4096)]),
 }
 

