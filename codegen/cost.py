@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gradc.codegen.chunks import HostCounter
 from gradc.codegen.estimate import touched
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.plan import Scheduled
 from gradc.ir import Value
 from gradc.types import DType
 

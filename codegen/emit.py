@@ -7,19 +7,21 @@ goes to the next pass. Expressions are printed by `expressions.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.chunks import unplaced
+from gradc.codegen.dispatch import Dispatcher, same_text
+from gradc.codegen.explain import schedule_line
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
 from gradc.codegen.index import Axis, term_axes, term_extent
+from gradc.codegen.names import Names
 from gradc.codegen.nodes import Access, Node, Puller, walk
 from gradc.codegen.online import Online
-from gradc.codegen.plan import KernelAxis
+from gradc.codegen.plan import KernelAxis, Scheduled
 from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
-from gradc.codegen.schedule import Scheduled
 from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.searches import owner_of
 from gradc.codegen.skips import needed_lines
@@ -42,6 +44,7 @@ class Emitted:
     warps: int
     pipeline: int
     helpers: frozenset[str]
+    takes_program: bool  # as its first argument, where it is called by other programs' kernel
     notes: tuple[str, ...] = ()  # which sums ride along in another's pass, and why others do not
 
 
@@ -56,10 +59,43 @@ class Store:
 
 
 def emit_kernel(
-    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str]
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], taken: Names
 ) -> Emitted:
-    """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory."""
-    return _Kernel(kernel, buffer_names, dtypes).emit(name, heading)
+    """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory.
+
+    The names of further functions come from `taken`.
+    """
+    if kernel.parts:
+        return _emit_parts(kernel, name, buffer_names, dtypes, heading, taken)
+    return _Kernel(kernel, buffer_names, dtypes).emit(name, heading, part=False)
+
+
+def _emit_parts(
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], taken: Names
+) -> Emitted:
+    """The text of kernels launched together: the functions their programs call, and the kernel that calls them."""
+    dispatcher, functions, parts = Dispatcher(), dict[str, Emitted](), []
+    for part in kernel.parts:
+        comment = [f"# called by {name}: {schedule_line(part)}"]
+        emitted = _Kernel(part, buffer_names, dtypes).emit("part", comment, part=True)
+        text = same_text(emitted.source, emitted.arguments)
+        if text not in functions:
+            own = taken.fresh(f"{name}_{buffer_names[part.writes[0]]}")
+            functions[text] = replace(emitted, name=own, source=emitted.source.replace("def part(", f"def {own}("))
+        dispatcher.add(functions[text].name, emitted.arguments, emitted.programs, emitted.takes_program)
+        parts.append(emitted)
+    own_text = "\n".join([*heading, dispatcher.text(name)])
+    return Emitted(
+        name,
+        "\n\n\n".join([*(function.source for function in functions.values()), own_text]),
+        tuple(dispatcher.arguments.values()),
+        sum(part.programs for part in parts),
+        kernel.plan.warps,
+        kernel.plan.pipeline,
+        frozenset().union(*(part.helpers for part in parts)),
+        False,
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 class _Kernel:
@@ -108,14 +144,17 @@ class _Kernel:
 
     # The walk --------------------------------------------------------------------------------------------------------
 
-    def emit(self, name: str, heading: list[str]) -> Emitted:
-        self.print.place_programs(self.split)
+    def emit(self, name: str, heading: list[str], part: bool) -> Emitted:
+        """The kernel, or as a `part` of one a function that is told which of its programs it runs as."""
+        self.print.place_programs(self.split, given=part)
         if self.split is None:
             self._body(self.root, self.stores, [])
         else:
             self._split_loop(self.split)
-        source = "\n".join([*heading, "@triton.jit", f"def {name}({self.print.signature()}):", *self.root.lines])
         programs = prod(axis.programs for axis in self.axes)
+        takes_program = part and programs > 1
+        signature = ("pid, " if takes_program else "") + self.print.signature()
+        source = "\n".join([*heading, "@triton.jit", f"def {name}({signature}):", *self.root.lines])
         return Emitted(
             name,
             source,
@@ -124,6 +163,7 @@ class _Kernel:
             self.plan.warps,
             self.plan.pipeline,
             frozenset(self.print.helpers),
+            takes_program,
             tuple(self.notes),
         )
 

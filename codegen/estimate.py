@@ -64,7 +64,7 @@ def _plan(
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
     needed = _registers(stages, axes, partial, arrays, warps, setting.device)
-    flying = min(programs, setting.device.processors * _resident(needed, warps, setting.device))
+    flying = min(programs, setting.device.processors * resident(needed, warps, setting.device))
     stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
@@ -283,7 +283,7 @@ def _registers(
     return sum(array.tile for array in arrays) // 4 + computing + sums + OTHER_REGISTERS * warps * device.warp
 
 
-def _resident(needed: int, warps: int, device: Device) -> int:
+def resident(needed: int, warps: int, device: Device) -> int:
     """The programs one processor holds at once, by their registers and warps."""
     return max(1, min(device.registers // needed, device.most_warps // warps, MOST_RESIDENT))
 

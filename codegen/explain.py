@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gradc.codegen.cost import Buffer, Traffic
-from gradc.codegen.plan import KernelAxis
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.plan import KernelAxis, Scheduled
 from gradc.ir import Value
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ def heading(kernel: Scheduled, title: str, phase: str, identifiers: Mapping[Valu
 
 def schedule_line(kernel: Scheduled) -> str:
     """A kernel's schedule in one line: `row: split 132 x 1   column: resident`."""
+    if kernel.parts:
+        return f"{len(kernel.parts)} parts launched together"
     host = [f"chunk: host {kernel.loop.chunk} x {kernel.loop.count}"] if kernel.loop else []
     return "   ".join([*host, *(f"{axis.name}: {_role(axis)}" for axis in kernel.plan.axes)]) or "one program"
 
@@ -88,8 +89,14 @@ def story(sequence: LaunchSequence) -> str:
         lines.append(
             f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"
         )
+        lines += [f"      {_part(part, sequence.identifiers)}" for part in kernel.parts]
         lines += [f"      {reason}" for reason in (*_reasons(kernel, sequence.identifiers), *emitted.notes)]
     return "\n".join(lines)
+
+
+def _part(part: Scheduled, identifiers: Mapping[Value, str]) -> str:
+    """One of the kernels launched together: what it writes, and how."""
+    return f"part {', '.join(identifiers[v] for v in part.writes)}: {schedule_line(part)}"
 
 
 def _inside(kernel: Scheduled, identifiers: Mapping[Value, str]) -> str:

@@ -78,8 +78,8 @@ class Expressions:
 
     # Header ----------------------------------------------------------------------------------------------------------
 
-    def place_programs(self, split: KernelAxis | None) -> None:
-        self.positions.place_programs(split)
+    def place_programs(self, split: KernelAxis | None, given: bool) -> None:
+        self.positions.place_programs(split, given)
 
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)

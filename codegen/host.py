@@ -19,10 +19,10 @@ from gradc.codegen.axes import summed_dims
 from gradc.codegen.chunks import Body, NotChunkedError, Region, Run, View
 from gradc.codegen.device import Device
 from gradc.codegen.nodes import is_leaf
-from gradc.codegen.plan import HostLoop
+from gradc.codegen.plan import HostLoop, Scheduled
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import is_safe
-from gradc.codegen.schedule import Scheduled, schedule
+from gradc.codegen.schedule import schedule
 from gradc.codegen.stages import HEAVY, State, storage_dtype, worth_storing
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological, users_of
 from gradc.leaves import Reshape, make_input

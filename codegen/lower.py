@@ -20,7 +20,7 @@ from gradc.codegen.prepare import prepare
 from gradc.codegen.recipes import KNOWN, Recipes
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.plan import Scheduled
 from gradc.codegen.stages import storage_dtype
 from gradc.ir import Graph, Value
 from gradc.leaves import Literal, make_input
@@ -159,7 +159,7 @@ def _sequence(
         made = [identifiers[arrays.home.get(value, value)] for value in kernel.writes]
         name = taken.fresh(_kernel_name(title, phase, [] if kernel is kernels[0] else made))
         lines = heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))
-        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines)
+        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines, taken)
     count = sum(kernel.times for kernel in kernels)
     summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
     steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)

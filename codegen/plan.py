@@ -19,6 +19,7 @@ from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
 if TYPE_CHECKING:
+    from gradc.codegen.axes import AxisMap
     from gradc.codegen.recipes import Recipes
 
 
@@ -130,6 +131,36 @@ class Plan:
     @property
     def is_product(self) -> bool:
         return any(node.kind == "dot" for stage in self.stages for node in stage.nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A kernel to emit: its plan, the axis map its expressions are in, the buffer each partial stage fills.
+
+    `apart` says of kernels it shares data with why they are kernels of their own: (a Value they leave, the reason).
+    `loop` is the host's loop that launches it for every chunk. `parts` are the kernels that it is made of where it is several
+    launched together, one after another by program number.
+    """
+
+    plan: Plan
+    axes: AxisMap
+    buffers: dict[Value, Value]
+    apart: tuple[tuple[Value, str], ...] = ()
+    loop: HostLoop | None = None
+    parts: tuple[Scheduled, ...] = ()
+
+    @property
+    def times(self) -> int:
+        """How often the host launches it."""
+        return self.loop.count if self.loop else 1
+
+    @property
+    def reads(self) -> frozenset[Value]:
+        return frozenset(buffer for buffer, _ in self.plan.reads)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        return tuple(self.buffers.get(value, value) for value in self.plan.stored)
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,12 +84,12 @@ class Positions:
 
     # Programs and loops ----------------------------------------------------------------------------------------------
 
-    def place_programs(self, split: KernelAxis | None) -> None:
-        """Which tile of every grid axis this program has, from the one program id."""
+    def place_programs(self, split: KernelAxis | None, given: bool) -> None:
+        """Which tile of every grid axis this program has, from the one program id; it is an argument where it is `given`."""
         spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
         if len(spread) == 1:
-            self._programs[spread[0]] = "tl.program_id(0)"
-        elif spread:
+            self._programs[spread[0]] = "pid" if given else "tl.program_id(0)"
+        elif spread and not given:
             self.root.add("pid = tl.program_id(0)")
         for axis in reversed(spread if len(spread) > 1 else []):
             if axis is spread[0]:

@@ -7,49 +7,22 @@ Which stages share a kernel is decided in `merging.py`, the roles of its axes in
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
-from gradc.codegen.plan import HostLoop, Plan, Setting
+from gradc.codegen.plan import Plan, Scheduled, Setting
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
 from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
+from gradc.codegen.together import together
 from gradc.ir import Graph, Value, apply, on_behalf_of
 from gradc.leaves import make_input
 from gradc.structure import Reduce
-
-
-@dataclass(frozen=True, eq=False)
-class Scheduled:
-    """A kernel to emit: its plan, the axis map its expressions are in, the buffer each partial stage fills.
-
-    `apart` says of kernels it shares data with why they are kernels of their own: (a Value they leave, the reason).
-    `loop` is the host's loop that launches it for every chunk.
-    """
-
-    plan: Plan
-    axes: AxisMap
-    buffers: dict[Value, Value]
-    apart: tuple[tuple[Value, str], ...] = ()
-    loop: HostLoop | None = None
-
-    @property
-    def times(self) -> int:
-        """How often the host launches it."""
-        return self.loop.count if self.loop else 1
-
-    @property
-    def reads(self) -> frozenset[Value]:
-        return frozenset(buffer for buffer, _ in self.plan.reads)
-
-    @property
-    def writes(self) -> tuple[Value, ...]:
-        return tuple(self.buffers.get(value, value) for value in self.plan.stored)
 
 
 def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None) -> list[Scheduled]:
@@ -88,7 +61,7 @@ def _scheduled(
         kernels = [Scheduled(p, axes, _partial_buffers(p), apart) for p, apart in merged_plans(stages, state, done, device)]
         fixed = [kernel for kernel in kernels if kernel.plan.partial]
         if not fixed:
-            return _launch_order([*done, *kernels])
+            return together(_launch_order([*done, *kernels]), device)
         done += fixed
         state = _after(state, fixed)
 

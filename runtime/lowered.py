@@ -16,7 +16,7 @@ from gradc.codegen.emit import Emitted
 from gradc.codegen.explain import schedule_line, size, story
 from gradc.codegen.lower import LaunchSequence, Program
 from gradc.codegen.residuals import Partition
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.plan import Scheduled
 from gradc.errors import UnsupportedError, public, require
 from gradc.ir import Graph
 from gradc.runtime.build import Binary, BuildRequest

@@ -1,0 +1,85 @@
+"""Kernels that share work though nobody wrote them so: independent stages of unlike shapes in one launch."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import gradc  # noqa: E402
+from gradc import optim  # noqa: E402
+from tests.kernels import check, close, force_loops, tensor  # noqa: E402
+
+pytestmark = pytest.mark.triton
+
+UNLIKE = [(5, 7), (11,), (3, 2, 9), (130,), (1,), (40, 3), (4096, 64), (17,), (2, 2), (64,)]
+SMALL = [(5, 7), (11,), (3, 2, 9), (130,), (1,), (33, 65)]
+
+
+def specs(shapes, dtype="float32"):
+    return [gradc.spec(shape, dtype) for shape in shapes]
+
+
+def adamw_step(params, grads, first, second):
+    results = []
+    for p, g, m, v in zip(params, grads, first, second, strict=True):
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g * g
+        results.append((p * 0.99 - 0.001 * m / (gradc.sqrt(v) + 1e-8), m, v))
+    return results
+
+
+def clipped_step(params, grads, first, second):
+    norm = gradc.sqrt(sum(gradc.sum(g * g) for g in grads))
+    factor = gradc.where(norm > 1.0, 1.0 / norm, 1.0)
+    return adamw_step(params, [g * factor for g in grads], first, second)
+
+
+def statistics(xs):
+    return [gradc.mean(x * x) for x in xs]
+
+
+def state(shapes):
+    return [[tensor(*s, seed=10 * k + i).abs() for i, s in enumerate(shapes)] for k in range(4)]
+
+
+def test_an_update_of_arrays_of_unlike_shapes_is_one_launch():
+    assert gradc.compile(adamw_step).lower(*[specs(UNLIKE)] * 4, wrt=()).cost.launches == 1
+
+
+def test_clipping_by_the_global_norm_and_an_update_are_three_launches():
+    assert gradc.compile(clipped_step).lower(*[specs(UNLIKE)] * 4, wrt=()).cost.launches <= 3
+
+
+def test_statistics_of_unlike_arrays_are_at_most_two_launches():
+    assert gradc.compile(statistics).lower(specs(UNLIKE + [(700, 900), (12, 13)]), wrt=()).cost.launches <= 2
+
+
+def test_parts_that_differ_in_names_alone_share_their_text():
+    low = gradc.compile(adamw_step).lower(*[specs(UNLIKE)] * 4, wrt=())
+    functions = re.findall(r"def (adamw_step_forward_\w+)\(", low.source)
+    calls = re.findall(r"^        (adamw_step_forward_\w+)\(", low.source, re.MULTILINE)
+    assert set(functions) == set(calls)
+    assert len(functions) < len(calls) == len(UNLIKE)
+
+
+@pytest.mark.parametrize("limits", [{}, {"live": 256, "tile": 64}])
+def test_what_is_launched_together_is_right(limits, monkeypatch, tmp_path):
+    if limits:
+        force_loops(monkeypatch, tmp_path, **limits)
+    low = gradc.compile(clipped_step).lower(*[specs(SMALL)] * 4, wrt=())
+    assert bool(limits) == ("elif pid < " in low.source)
+    arrays = state(SMALL)
+    got = gradc.compile(backend="interpret")(clipped_step)(*arrays)
+    params, grads, first, second = ([x.double() for x in group] for group in arrays)
+    norm = torch.sqrt(sum((g * g).sum() for g in grads))
+    factor = torch.where(norm > 1.0, 1.0 / norm, 1.0)
+    for p, g, m, v, results in zip(params, grads, first, second, got, strict=True):
+        m = 0.9 * m + 0.1 * g * factor
+        v = 0.999 * v + 0.001 * (g * factor) ** 2
+        for out, want in zip(results, (p * 0.99 - 0.001 * m / (torch.sqrt(v) + 1e-8), m, v), strict=True):
+            close(out, want, "update")
