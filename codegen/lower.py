@@ -16,11 +16,11 @@ from gradc.codegen.explain import heading
 from gradc.codegen.host import Memory, memory_for, sections, too_large, too_large_to_keep
 from gradc.codegen.module import HostFunction, Step, array_names, module_text, wiring_text
 from gradc.codegen.names import Names, identifier
+from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
 from gradc.codegen.recipes import KNOWN, Recipes
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
-from gradc.codegen.plan import Scheduled
 from gradc.codegen.stages import storage_dtype
 from gradc.ir import Graph, Value
 from gradc.leaves import Literal, make_input

@@ -123,6 +123,7 @@ class Plan:
     recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
     registers: int  # about how many one program takes
     passes: int  # along the looped axis
+    parts: tuple[Plan, ...] = ()  # of the kernels launched together
 
     @property
     def seconds(self) -> float:

@@ -37,11 +37,11 @@ def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None
 
 def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None) -> list[Scheduled]:
     """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
-    kept = _scheduled(graph, device, frozenset(), limit, recipes)
+    kept = _in_levels(graph, device, frozenset(), limit, recipes)
     large = frozenset(value for value in recomputed if isinstance(value.operation, Reduce) or multiplications(value) > limit)
     if not large:
         return kept
-    lean = _scheduled(graph, device, large, limit, recipes)
+    lean = _in_levels(graph, device, large, limit, recipes)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -49,12 +49,23 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
+def _in_levels(
+    graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None
+) -> list[Scheduled]:
+    """The kernels; where some are launched together, merged so that more can be if that is faster."""
+    kernels = _scheduled(graph, device, recomputed, limit, recipes, level=False)
+    if not any(kernel.parts for kernel in kernels):
+        return kernels
+    level = _scheduled(graph, device, recomputed, limit, recipes, level=True)
+    return min(kernels, level, key=lambda program: sum(kernel.plan.bounds.alone for kernel in program))
+
+
 def _scheduled(
-    graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int, recipes: Recipes | None
+    graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int, recipes: Recipes | None, level: bool
 ) -> list[Scheduled]:
     """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {}, recomputed, small_product, recipes)
+    state = State(graph, wanted, frozenset(), {}, recomputed, small_product, recipes, level)
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)

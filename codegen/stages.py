@@ -95,7 +95,10 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A program part-way through scheduling: what is in memory already, and what is computed by other means than written."""
+    """A program part-way through scheduling: what is in memory already, and what is computed by other means than written.
+
+    `level` is whether kernels should rather wait for few others than do more each, so that more can be launched together.
+    """
 
     graph: Graph
     outputs: tuple[Value, ...]
@@ -104,6 +107,7 @@ class State:
     recomputed: frozenset[Value] = frozenset()
     small_product: int = 0
     recipes: Recipes | None = None
+    level: bool = False
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""

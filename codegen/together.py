@@ -80,6 +80,7 @@ def _combined(plans: Sequence[Plan], device: Device) -> Plan:
         plans[0].recipes,
         max(p.registers for p in plans),
         max(p.passes for p in plans),
+        tuple(plans),
     )
 
 

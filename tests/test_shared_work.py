@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import gradc  # noqa: E402
-from gradc import optim  # noqa: E402
-from tests.kernels import check, close, force_loops, tensor  # noqa: E402
+from gradc.codegen.dispatch import same_text  # noqa: E402
+from gradc.codegen.expressions import Argument  # noqa: E402
+from tests.kernels import close, force_loops, tensor  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -56,7 +56,27 @@ def test_clipping_by_the_global_norm_and_an_update_are_three_launches():
 
 
 def test_statistics_of_unlike_arrays_are_at_most_two_launches():
-    assert gradc.compile(statistics).lower(specs(UNLIKE + [(700, 900), (12, 13)]), wrt=()).cost.launches <= 2
+    assert gradc.compile(statistics).lower(specs([*UNLIKE, (700, 900), (12, 13)]), wrt=()).cost.launches <= 2
+
+
+def test_no_part_waits_for_another(monkeypatch, tmp_path):
+    force_loops(monkeypatch, tmp_path, live=256, tile=64)
+    low = gradc.compile(clipped_step).lower(*[specs(SMALL)] * 4, wrt=())
+    launches = [kernel.parts for kernel in low.program.sequences[0].scheduled if kernel.parts]
+    assert len(launches) >= 2
+    for parts in launches:
+        written = {value for part in parts for value in part.writes}
+        assert not any(written & part.reads for part in parts)
+
+
+def test_texts_are_the_same_only_where_nothing_but_names_differs():
+    names = [Argument("x_ptr", "buffer", None), Argument("size", "size", 3)]
+    text = "def part(x_ptr, size):\n    a = tl.load(x_ptr)\n    tl.store(x_ptr, tl.exp(a) + size)"
+    others = [Argument("w_ptr", "buffer", None), Argument("rows", "size", 4)]
+    renamed = "def part(w_ptr, rows):\n    b = tl.load(w_ptr)  # line\n    tl.store(w_ptr, tl.exp(b) + rows)"
+    assert same_text(text, names) == same_text(renamed, others)
+    assert same_text(text, names) != same_text(text.replace("exp", "log"), names)
+    assert same_text(text, names) != same_text(text.replace("+ size", "+ a"), names)
 
 
 def test_parts_that_differ_in_names_alone_share_their_text():
