@@ -65,11 +65,11 @@ class Merger:
         self._unions: dict[tuple[Group, Group], Group] = {}
 
     def _readers(self, source: dict[Value, Any]) -> dict[Hashable, list[Value]]:
-        """Who reads an array, or any of the arrays that one fixed kernel leaves."""
+        """Who reads an array, or any of the arrays that one fixed kernel leaves; of a number, who makes a number of it."""
         readers: dict[Hashable, list[Value]] = {}
         for stage in self.stages.values():
             for access in stage.accesses:
-                if access.buffer.size > 1 or access.buffer in source:
+                if access.buffer.size > 1 or access.buffer in source or stage.value.size == 1:
                     readers.setdefault(source.get(access.buffer, access.buffer), []).append(stage.value)
         self._source = source
         return readers

@@ -136,11 +136,14 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     kept = dict.fromkeys(value for value in _representatives(values, state) if value not in state.stored)
     kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
     kept |= dict.fromkeys(_read_at_many_places(values, kept, state))
+    light = _light(values, state)
+    read = {value: None for value in kept if value.size > 1 or value not in light}  # a number is computed again instead
     position = {value: i for i, value in enumerate(values)}
-    return [_stage(value, axes, kept, state) for value in sorted(kept, key=position.__getitem__)]
+    return [_stage(value, axes, read, state) for value in sorted(kept, key=position.__getitem__)]
 
 
 def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State) -> Stage:
+    """The stage of a Value where those `kept` are read from memory."""
     puller = Puller(axes, lambda other: other is not value and (other in kept or other in state.stored))
     root = puller.at_own_axes(value, compute=True)
     nodes = walk([root])

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import gradc  # noqa: E402
+from gradc import optim  # noqa: E402
 from gradc.codegen.dispatch import same_text  # noqa: E402
 from gradc.codegen.expressions import Argument  # noqa: E402
 from tests.kernels import close, force_loops, tensor  # noqa: E402
@@ -53,6 +54,19 @@ def test_an_update_of_arrays_of_unlike_shapes_is_one_launch():
 
 def test_clipping_by_the_global_norm_and_an_update_are_three_launches():
     assert gradc.compile(clipped_step).lower(*[specs(UNLIKE)] * 4, wrt=()).cost.launches <= 3
+
+
+@pytest.mark.parametrize(("clipped", "launches"), [(False, 1), (True, 3)])
+def test_a_step_of_an_optimizer_over_arrays_of_unlike_shapes(clipped, launches):
+    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3)) if clipped else optim.adamw(1e-3)
+    params = [torch.ones(shape) for shape in UNLIKE]
+
+    def step(params, grads, state):
+        updates, state = optimizer.update(grads, state, params)
+        return optim.apply_updates(params, updates), state
+
+    low = gradc.compile(step).lower(params, params, optimizer.init(params), wrt=())
+    assert low.cost.launches <= launches
 
 
 def test_statistics_of_unlike_arrays_are_at_most_two_launches():
