@@ -64,11 +64,12 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
     products = [node for node in nodes if node.kind == "dot"]
     if max(node.dtype.itemsize for node in products) == 4:
         return [(64, 64, 32), (32, 32, 32)]
-    corners = frozenset((*dot.rows, *dot.columns))
+    corners, inside = frozenset((*dot.rows, *dot.columns)), {stage.value for stage in stages}
     beside = sum(
         1
         for node in nodes
         if node.kind == "load"
+        and node.value not in inside
         and frozenset(dot.rows) & node.axes
         and frozenset(dot.columns) & node.axes
         and node.axes <= corners

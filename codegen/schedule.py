@@ -13,6 +13,7 @@ from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
+from gradc.codegen.outside import statistics_outside
 from gradc.codegen.plan import Plan, Scheduled, Setting
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products
@@ -26,22 +27,28 @@ from gradc.structure import Reduce
 
 
 def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None) -> list[Scheduled]:
-    """The kernels of a prepared graph, in launch order: the faster program where its small products can be computed in two ways.
+    """The kernels of a prepared graph, in launch order: the fastest program where its products can be computed in several ways.
 
-    `recipes` say which sums may ride along in another's pass.
+    Small ones do without the matrix unit, statistics of their operands are applied before or after. `recipes` say which sums
+    may ride along in another's pass.
     """
     recomputed = recomputed_products(graph.outputs, device)
-    programs = (_lean(graph, device, recomputed, limit, recipes) for limit in limits(graph))
+    wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
+    start = State(graph, wanted, frozenset(), {}, recipes=recipes)
+    outside = statistics_outside(graph, recomputed)
+    ways = [start, replace(start, overrides=outside)] if outside else [start]
+    programs = (_lean(replace(way, small_product=limit), recomputed, device) for way in ways for limit in limits(graph))
     return min(programs, key=_seconds)
 
 
-def _lean(graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None) -> list[Scheduled]:
-    """The kernels where products up to `limit` are small: without large products in memory, unless that takes far longer."""
-    kept = _in_levels(graph, device, frozenset(), limit, recipes)
+def _lean(start: State, recomputed: frozenset[Value], device: Device) -> list[Scheduled]:
+    """The kernels without large products in memory, unless that takes far longer. What is small is no large product."""
+    kept = _in_levels(start, device)
+    limit = start.small_product
     large = frozenset(value for value in recomputed if isinstance(value.operation, Reduce) or multiplications(value) > limit)
     if not large:
         return kept
-    lean = _in_levels(graph, device, large, limit, recipes)
+    lean = _in_levels(replace(start, recomputed=large), device)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -49,23 +56,17 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
-def _in_levels(
-    graph: Graph, device: Device, recomputed: frozenset[Value], limit: int, recipes: Recipes | None
-) -> list[Scheduled]:
+def _in_levels(start: State, device: Device) -> list[Scheduled]:
     """The kernels; where some are launched together, merged so that more can be if that is faster."""
-    kernels = _scheduled(graph, device, recomputed, limit, recipes, level=False)
+    kernels = _scheduled(start, device)
     if not any(kernel.parts for kernel in kernels):
         return kernels
-    level = _scheduled(graph, device, recomputed, limit, recipes, level=True)
+    level = _scheduled(replace(start, level=True), device)
     return min(kernels, level, key=lambda program: sum(kernel.plan.bounds.alone for kernel in program))
 
 
-def _scheduled(
-    graph: Graph, device: Device, recomputed: frozenset[Value], small_product: int, recipes: Recipes | None, level: bool
-) -> list[Scheduled]:
-    """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
-    wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    state = State(graph, wanted, frozenset(), {}, recomputed, small_product, recipes, level)
+def _scheduled(state: State, device: Device) -> list[Scheduled]:
+    """The kernels where the products to be recomputed do not lie in memory, as far as there is a role for every axis."""
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)

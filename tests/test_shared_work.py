@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
+import sympy
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import gradc  # noqa: E402
 from gradc import optim  # noqa: E402
+from gradc.codegen import small  # noqa: E402
 from gradc.codegen.dispatch import same_text  # noqa: E402
 from gradc.codegen.expressions import Argument  # noqa: E402
-from tests.kernels import close, force_loops, tensor  # noqa: E402
+from gradc.codegen.outside import statistics_outside  # noqa: E402
+from gradc.interpret import evaluate_symbolic  # noqa: E402
+from gradc.ir import Graph  # noqa: E402
+from gradc.runtime.compile import program_of  # noqa: E402
+from tests.kernels import check, close, force_loops, tensor  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -117,3 +124,112 @@ def test_what_is_launched_together_is_right(limits, monkeypatch, tmp_path):
         v = 0.999 * v + 0.001 * (g * factor) ** 2
         for out, want in zip(results, (p * 0.99 - 0.001 * m / (torch.sqrt(v) + 1e-8), m, v), strict=True):
             close(out, want, "update")
+
+
+# Statistics of a product's rows in its loop ------------------------------------------------------------------------------
+
+
+def normalised_product(x, w, matrix):
+    return (x * gradc.rsqrt(gradc.mean(x * x, axis=-1, keepdims=True) + 1e-6) * w) @ matrix
+
+
+def normalised_product_in_torch(x, w, matrix):
+    return (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * w) @ matrix
+
+
+def widened_product(x, w, matrix):
+    wide = x.astype("float32")
+    rounded = (wide * gradc.rsqrt(gradc.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
+    return (w * rounded) @ matrix
+
+
+def quotient_product(x, w, matrix):
+    return gradc.tanh((w * x / gradc.sqrt(gradc.sum(x * x, axis=-1, keepdims=True) + 1e-6)) @ matrix)
+
+
+def quotient_product_in_torch(x, w, matrix):
+    return torch.tanh((w * x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-6)) @ matrix)
+
+
+PRODUCTS = [
+    (normalised_product, normalised_product_in_torch),
+    (widened_product, normalised_product_in_torch),
+    (quotient_product, quotient_product_in_torch),
+]
+
+
+@pytest.fixture
+def matrix_units(monkeypatch, tmp_path):
+    """Products as for large matrices, at tiny sizes."""
+    monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(small, "SURELY", 0)
+    monkeypatch.setattr(small, "PERHAPS", 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("function", "reference"), PRODUCTS)
+def test_a_normalised_product_is_right(function, reference, dtype, matrix_units):
+    arrays = [tensor(3, 25, 70, dtype=dtype), tensor(70, dtype=dtype, seed=1), tensor(70, 36, dtype=dtype, seed=2)]
+    low = gradc.compile(function).lower(*map(spec_of, arrays), wrt=())
+    assert low.cost.launches == 1
+    assert "tl.dot" in low.source
+    check(function, reference, *arrays, factor=64.0)
+
+
+def test_a_normalised_product_is_one_kernel_that_leaves_its_statistic():
+    low = gradc.compile(normalised_product).lower(*specs([(4096, 2048), (2048,), (2048, 8192)], "bfloat16"))
+    forward = [kernel for kernel in low.kernels if kernel.phase == "forward"]
+    assert len(forward) == 1
+    assert {buffer.name: buffer.bytes for buffer in forward[0].reads}["x"] == 2 * 4096 * 2048
+    assert {buffer.shape for buffer in forward[0].writes} == {(4096, 8192), (4096,)}
+
+
+def test_a_statistic_outside_is_not_rounded(matrix_units):
+    """Of rows of very different sizes every element is off by the rounding of the result alone."""
+    x = tensor(40, 64, dtype=torch.bfloat16) * torch.logspace(-6, 6, 40).to(torch.bfloat16)[:, None]
+    w, matrix = torch.ones(64, dtype=torch.bfloat16), tensor(64, 48, dtype=torch.bfloat16, seed=2)
+    got = gradc.compile(backend="interpret")(widened_product)(x, w, matrix).double()
+    want = normalised_product_in_torch(x.double(), w.double(), matrix.double())
+    assert ((got - want).abs() <= 2.0**-8 * want.abs() + 1e-5).all()
+
+
+def test_float16_may_not_hold_what_is_not_normalised_yet(matrix_units):
+    x = (tensor(40, 64) * 2e3).to(torch.float16)
+    w, matrix = (tensor(64, seed=1) * 100).to(torch.float16), (tensor(64, 48, seed=2) * 0.01).to(torch.float16)
+    got = gradc.compile(backend="interpret")(widened_product)(x, w, matrix)
+    close(got, normalised_product_in_torch(x.double(), w.double(), matrix.double()), "product", factor=64.0)
+
+
+def widened_quotient(x, w, matrix):
+    wide = x.astype("float64")
+    return (-(w * wide / gradc.sum(wide, -1, keepdims=True))).astype("float32") @ matrix
+
+
+@pytest.mark.parametrize("function", [normalised_product, widened_product, widened_quotient])
+def test_a_statistic_outside_a_product_is_proved(function):
+    graph = traced(function, *specs([(2, 3), (3,), (3, 2)]))
+    ((old, new),) = statistics_outside(graph, frozenset()).items()
+    assert new.operation.name in ("multiply", "divide")
+    arrays = [np.array(sympy.symbols(f"{v.name}:{v.size}", positive=True), object).reshape(v.shape) for v in graph.inputs]
+    before, after = evaluate_symbolic(Graph(graph.inputs, (old, new)), arrays)
+    assert all(sympy.simplify(a - b) == 0 for a, b in zip(before.flat, after.flat, strict=True))
+
+
+def test_factors_that_vary_along_the_sum_stay():
+    def times(x, w, matrix):
+        return (x * gradc.rsqrt(gradc.mean(x * x, axis=0))) @ matrix
+
+    def over(x, w, matrix):
+        wide = x.astype("float64")
+        return (wide / gradc.sum(wide, axis=0)).astype("float32") @ matrix
+
+    for function in (times, over):
+        assert statistics_outside(traced(function, *specs([(32, 48), (48,), (48, 40)])), frozenset()) == {}
+
+
+def spec_of(array):
+    return gradc.spec(tuple(array.shape), str(array.dtype).removeprefix("torch."))
+
+
+def traced(function, *arguments):
+    return program_of(function, arguments, {})[1]
