@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import prod
 
 from gradc.codegen.estimate import finished_plan
-from gradc.codegen.index import power_of_two
+from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Dot, Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
@@ -74,13 +74,12 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
         and frozenset(dot.columns) & node.axes
         and node.axes <= corners
     )
-    pressure = (
-        len(products)
-        + beside
-        + max(0, sum(len(_loads_within(x)) for node in products for x in node.operands) - 2 * len(products)) // 2
-    )
+    operands = [load for node in products for x in node.operands for load in _tiles_within(x, corners)]
+    pressure = len(products) + beside + max(0, len(operands) - 2 * len(products)) // 2
     return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, max(0, pressure - 1)) :]
 
 
-def _loads_within(node: Node) -> list[Node]:
-    return [inner for inner in walk([node]) if inner.kind == "load"]
+def _tiles_within(node: Node, corners: frozenset[Axis]) -> list[Node]:
+    """The loads of an operand that vary along a side and along what is summed: a row of numbers takes next to nothing."""
+    loads = (inner for inner in walk([node]) if inner.kind == "load")
+    return [load for load in loads if load.axes & corners and load.axes - corners]
