@@ -17,11 +17,12 @@ from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
 from gradc.codegen.index import Axis, term_axes, term_extent
 from gradc.codegen.names import Names
-from gradc.codegen.nodes import Access, Node, Puller, walk
+from gradc.codegen.nodes import Access, Node, Puller, data_of, walk
 from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis, Scheduled
 from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
+from gradc.codegen.scattered import is_scattered, scattered
 from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.searches import owner_of
 from gradc.codegen.skips import needed_lines
@@ -106,15 +107,22 @@ class _Kernel:
         buffers = {access.buffer for stage in self.plan.stages for access in stage.accesses} - inside
         self.puller = Puller(kernel.axes, lambda value: value in buffers)
         self.stores = [self._store(stage) for stage in self.plan.stages if stage.value in self.plan.stored]
-        self.nodes = walk([store.node for store in self.stores])
+        places = [node for store in self.stores for node in data_of(store.access.index)]
+        self.nodes = walk([*(store.node for store in self.stores), *places])
         self.split = next((axis for axis in self.axes if axis.role == "split"), None)
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
         wide = self._needs_64_bits()
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
         self.notes: list[str] = []
         self.print = Expressions(
-            self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
-        )
+            self.axes,
+            buffer_names,
+            dtypes,
+            self.nodes,
+            [*(store.node for store in self.stores), *places, *places],
+            self.root,
+            wide,
+        )  # a place is read in an address and a mask
 
     def _store(self, stage: Stage) -> Store:
         access = stage.store
@@ -122,6 +130,10 @@ class _Kernel:
         if stage.value not in self.plan.partial:
             return Store(root, stage.value, access, stage)
         heavy = next(node for node in walk([root]) if node.kind == "reduce" and node.value is stage.heavy.value)  # type: ignore[union-attr]
+        if self.plan.atomic and is_scattered(stage, self.axes):
+            found = scattered(heavy, access)
+            assert found is not None
+            return Store(found.term, self.kernel.buffers[stage.value], found.access, stage)
         return Store(heavy, self.kernel.buffers[stage.value], Access(unplaced(stage.value), access.index), stage)
 
     def _needs_64_bits(self) -> frozenset[KernelAxis]:
@@ -292,13 +304,14 @@ class _Kernel:
 
     def _write(self, scope: Scope, store: Store) -> None:
         value = self.print.at(store.node, scope)
+        atomic = self.plan.atomic and store.stage.value in self.plan.partial
         part = self.split if store.stage.value in self.plan.partial else None
         once = [
             axis
             for axis in self.axes
-            if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & frozenset(store.stage.own)
+            if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & store.access.offset.axes
         ]
-        self.print.store(scope, value, store.buffer, store.access, part, once)
+        self.print.store(scope, value, store.buffer, store.access, None if atomic else part, once, atomic)
 
 
 __all__ = ["INDENT", "Emitted", "Variable", "emit_kernel"]

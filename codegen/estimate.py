@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from gradc.codegen.atomics import launches
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Node, walk
@@ -37,12 +38,15 @@ def finished_plan(
     partial: frozenset[Value],
     setting: Setting,
     share: float | None = None,
+    atomic: bool = False,
 ) -> Plan:
     """The plan with these roles: sums ride along with what they depend on where that is cheaper than a pass.
 
-    `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
+    With `atomic`, memory adds up the partial results. `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
     """
-    plans = [_plan(stages, axes, partial, setting, recipes, share) for recipes in dict.fromkeys((setting.recipes, None))]
+    plans = [
+        _plan(stages, axes, partial, setting, recipes, share, atomic) for recipes in dict.fromkeys((setting.recipes, None))
+    ]
     return min(plans, key=lambda p: p.seconds)
 
 
@@ -53,6 +57,7 @@ def _plan(
     setting: Setting,
     recipes: Recipes | None,
     share: float | None,
+    atomic: bool,
 ) -> Plan:
     """What the roles make of the stages: what is stored and read, warps, and seconds."""
     axes = _named(axes)
@@ -68,7 +73,7 @@ def _plan(
     stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
-    written = sum(_stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored)
+    written = sum(_stored_bytes(stage, axes, partial, setting, atomic) for stage in stages if stage.value in stored)
     moved = written + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
     shared = written + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
     flops = _flops(stages, axes, share)
@@ -79,11 +84,12 @@ def _plan(
         (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
         setting.device.launch_seconds,
-        setting.device.launch_seconds if partial else 0.0,
+        setting.device.launch_seconds * _launches_after(stages, partial, setting, atomic),
     )
     pipeline = OPERANDS_AHEAD if multiplies else 1
     reads_in_all = tuple(reads.items())
-    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, reads_in_all, bounds, flops, recipes, needed, passes)
+    plan = Plan(tuple(stages), axes, partial, stored, warps, pipeline, reads_in_all, bounds, flops, recipes, needed, passes)
+    return replace(plan, atomic=atomic)
 
 
 def is_product(stage: Stage) -> bool:
@@ -139,9 +145,18 @@ def touched(buffer: Value) -> int:
     return prod(n for n, step in zip(buffer.shape, strides, strict=True) if step != 0) if buffer.size else 0
 
 
-def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> int:
+def _launches_after(stages: Sequence[Stage], partial: frozenset[Value], setting: Setting, atomic: bool) -> int:
+    """Launches that partial results cost besides the kernel's own."""
+    if not atomic:
+        return 1 if partial else 0
+    return launches([stage for stage in stages if stage.value in partial], setting.outputs)
+
+
+def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting, atomic: bool) -> int:
     if stage.value not in partial:
         return stage.value.size * storage_dtype(stage.value, setting.outputs).itemsize
+    if atomic:  # zeros, and the sum, which stays in the cache meanwhile
+        return 2 * stage.value.size * stage.value.dtype.compute.itemsize
     parts = prod(axis.programs for axis in axes if axis.role == "split")
     return 2 * parts * stage.value.size * stage.value.dtype.compute.itemsize
 

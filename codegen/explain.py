@@ -79,8 +79,9 @@ def story(sequence: LaunchSequence) -> str:
 
     Seconds are predictions of the cost model, not measurements.
     """
-    count = sum(kernel.times for kernel in sequence.scheduled)
-    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in sequence.scheduled)
+    count = sum(kernel.launches for kernel in sequence.scheduled)
+    filling = sum(len(kernel.zeroed) for kernel in sequence.scheduled) * sequence.device.launch_seconds
+    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in sequence.scheduled) + filling
     lines = [
         f"{sequence.phase}: {count} launch{'' if count == 1 else 'es'}, about {duration(seconds)} on {sequence.device.name}"
     ]
@@ -114,9 +115,12 @@ def _reasons(kernel: Scheduled, identifiers: Mapping[Value, str]) -> list[str]:
     for stage in kernel.plan.stages:
         name = identifiers.get(stage.value) or stage.value.name or stage.value.operation.name
         if stage.value in kernel.plan.partial:
-            reasons.append(
-                f"{name} is summed over what the programs share out: each leaves a partial result, merged by a later kernel"
+            how = (
+                "adds its part to zeros in memory by atomics, in any order"
+                if kernel.plan.atomic or any(p.atomic and stage.value in p.partial for p in kernel.plan.parts)
+                else "leaves a partial result, merged by a later kernel"
             )
+            reasons.append(f"{name} is summed over what the programs share out: each {how}")
     for value, why in kernel.apart:
         reasons.append(f"not one kernel with {identifiers.get(value) or value.name or value.operation.name}: {why}")
     if kernel.plan.passes > 1:

@@ -336,7 +336,8 @@ class _Builder:
                 outputs.append(body.placed(body.chunk(way.owner, way.run), way.owner, way.run))
         inputs = (*self._inputs(), *(view.part for view in body.views if not view.part.operands), *body.counters)
         graph = Graph(inputs, tuple(outputs), title=self.graph.title)
-        kernels = tuple(replace(kernel, loop=loop) for kernel in schedule(graph, self.device, self.recipes))
+        in_order = replace(self.device, atomics=False)  # a chunk would have to fill its own zeros
+        kernels = tuple(replace(kernel, loop=loop) for kernel in schedule(graph, in_order, self.recipes))
         aliases = {stand_in: value for value, stand_in in self.stored.items()}
         return Section(graph, kernels, aliases, loop, tuple(body.views), body.counters), parts
 

@@ -160,10 +160,11 @@ def _sequence(
         name = taken.fresh(_kernel_name(title, phase, [] if kernel is kernels[0] else made))
         lines = heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))
         emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines, taken)
-    count = sum(kernel.times for kernel in kernels)
+    count = sum(kernel.launches for kernel in kernels)
     summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
     steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)
-    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home)
+    zeroed = frozenset(arrays.home.get(value, value) for kernel in kernels for value in kernel.zeroed)
+    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home, zeroed)
     return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes, device)
 
 

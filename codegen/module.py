@@ -46,7 +46,7 @@ class Step:
 class HostFunction:
     """One launch sequence: `inputs` in, the kernels of `steps` in order, `outputs` out.
 
-    `home` is the array that a Value of a step's program stands for, where it is another Value.
+    `home` is the array that a Value of a step's program stands for, where it is another Value. Kernels add to those `zeroed`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class HostFunction:
     outputs: tuple[Value, ...]
     identifiers: dict[Value, str]
     home: dict[Value, Value]
+    zeroed: frozenset[Value] = frozenset()
 
     @property
     def kernels(self) -> tuple[Emitted, ...]:
@@ -136,7 +137,7 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
         touched = _touched(step, function.home)
         made = [value for value in (*touched, *(() if later else function.outputs)) if value not in known]
         known |= dict.fromkeys(made)
-        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v])}" for v in dict.fromkeys(made)]
+        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in dict.fromkeys(made)]
         lines += step_lines(step, identifiers)
         gone = [value for value in touched if later and value not in later and value not in set(function.inputs)]
         gone += [view.part for view in _passed_views(function.steps) if view.array in set(gone)]
@@ -145,8 +146,8 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
 
 
-def _allocation(name: str, shape: tuple[int, ...], dtype: DType) -> str:
-    return f"{name} = torch.empty({shape}, dtype=torch.{dtype.name}, device=device)"
+def _allocation(name: str, shape: tuple[int, ...], dtype: DType, zeroed: bool) -> str:
+    return f"{name} = torch.{'zeros' if zeroed else 'empty'}({shape}, dtype=torch.{dtype.name}, device=device)"
 
 
 def _touched(step: Step, home: Mapping[Value, Value]) -> dict[Value, None]:

@@ -124,6 +124,7 @@ class Plan:
     registers: int  # about how many one program takes
     passes: int  # along the looped axis
     parts: tuple[Plan, ...] = ()  # of the kernels launched together
+    atomic: bool = False  # whether partial results are added up in memory at once
 
     @property
     def seconds(self) -> float:
@@ -158,6 +159,18 @@ class Scheduled:
     @property
     def reads(self) -> frozenset[Value]:
         return frozenset(buffer for buffer, _ in self.plan.reads)
+
+    @property
+    def zeroed(self) -> tuple[Value, ...]:
+        """The arrays it adds to, which the host fills with zeros."""
+        if self.parts:
+            return tuple(value for part in self.parts for value in part.zeroed)
+        return tuple(self.buffers[value] for value in self.plan.stored if value in self.plan.partial and self.plan.atomic)
+
+    @property
+    def launches(self) -> int:
+        """What the device is given to do: the kernel, as often as it runs, and fills."""
+        return self.times + len(self.zeroed)
 
     @property
     def writes(self) -> tuple[Value, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 from gradc.codegen.bounds import Sum, Symbol, start_and_stop, whole_edge
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.names import Names
+from gradc.codegen.nodes import Guard, has_datum
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
 from gradc.ir import Value
@@ -244,6 +245,16 @@ class Positions:
         if index.offset:
             text = f"{text} {'+' if index.offset > 0 else '-'} {abs(index.offset)}" if text else str(index.offset)
         return text or "0"
+
+    def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        """The condition of a guard, leaving out the sides that always hold."""
+        text = self.index_text(guard.index, axes, scope)
+        low, high = guard.index.bounds()
+        unsure = has_datum(guard.index)
+        parts = [f"({text} >= {guard.low})"] if unsure or low < guard.low else []
+        parts += [f"({text} < {guard.high})"] if unsure or high >= guard.high else []
+        parts += [f"(({text} - {guard.low}) % {guard.step} == 0)"] if guard.step > 1 else []
+        return parts[0][1:-1] if len(parts) == 1 and guard.step == 1 else " & ".join(parts) if parts else "True"
 
     def _term(self, term: Part | Datum, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         if isinstance(term, Datum):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
+from gradc.codegen.atomics import can_add
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile
@@ -18,6 +19,7 @@ from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
 from gradc.codegen.runs import memory_order, runs_of, status_of
+from gradc.codegen.scattered import scattering_plan
 from gradc.codegen.searches import search_plan
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
@@ -45,7 +47,12 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
     elif products:
         found = [product_plan(stages, products, setting)]
     else:
-        found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
+        added = scattering_plan(stages, setting) if setting.device.atomics else None
+        found = [
+            search_plan(stages, setting),
+            added,
+            *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting)),
+        ]
     return (p for p in found if p is not None)
 
 
@@ -82,6 +89,8 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
             found = finished_plan(stages, axes, partial, setting)
             if not (longer or larger) or found.registers <= LIVE_ELEMENTS:
                 yield found
+                if setting.device.atomics and partial and can_add(stage for stage in stages if stage.value in partial):
+                    yield finished_plan(stages, axes, partial, setting, atomic=True)
 
 
 def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset[Value] | None:

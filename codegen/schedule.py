@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
+from gradc.codegen.atomics import is_added_in_place
 from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
@@ -30,8 +32,20 @@ def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None
     """The kernels of a prepared graph, in launch order: the fastest program where its products can be computed in several ways.
 
     Small ones do without the matrix unit, statistics of their operands are applied before or after. `recipes` say which sums
-    may ride along in another's pass.
+    may ride along in another's pass. Where the device may add up in memory, sums do so if the program is faster for it.
     """
+    if device.atomics:
+        in_order = replace(device, atomics=False)
+        return min(_fastest(graph, in_order, recipes), _fastest(graph, device, recipes), key=partial(_time, device))
+    return _fastest(graph, device, recipes)
+
+
+def _time(device: Device, kernels: list[Scheduled]) -> float:
+    """Seconds of the kernels and of the fills before them."""
+    return sum(kernel.plan.bounds.alone + len(kernel.zeroed) * device.launch_seconds for kernel in kernels)
+
+
+def _fastest(graph: Graph, device: Device, recipes: Recipes | None) -> list[Scheduled]:
     recomputed = recomputed_products(graph.outputs, device)
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
     start = State(graph, wanted, frozenset(), {}, recipes=recipes)
@@ -70,7 +84,10 @@ def _scheduled(state: State, device: Device) -> list[Scheduled]:
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
-        kernels = [Scheduled(p, axes, _partial_buffers(p), apart) for p, apart in merged_plans(stages, state, done, device)]
+        kernels = [
+            Scheduled(p, axes, _partial_buffers(p, frozenset(state.graph.outputs)), apart)
+            for p, apart in merged_plans(stages, state, done, device)
+        ]
         fixed = [kernel for kernel in kernels if kernel.plan.partial]
         if not fixed:
             return together(_launch_order([*done, *kernels]), device)
@@ -108,23 +125,29 @@ def _fits(stage: Stage, state: State, device: Device) -> bool:
     return plan([stage], setting) is not None
 
 
-def _partial_buffers(p: Plan) -> dict[Value, Value]:
-    """For each partial stage, the array of its partial results: one leading dimension over the programs that share it."""
+def _partial_buffers(p: Plan, outputs: frozenset[Value]) -> dict[Value, Value]:
+    """For each partial stage, the array of its partial results, with one leading dimension over the programs that share it.
+
+    Where memory adds them up, the sum: the very array that the stage leaves if it can be.
+    """
     buffers = {}
     parts = next((axis.programs for axis in p.axes if axis.role == "split"), 1)
     for stage in p.stages:
         if stage.value in p.partial:
             assert stage.heavy is not None
             heavy = stage.heavy.value
-            name = f"{heavy.name or stage.value.name or 'sum'}_part"
-            buffers[stage.value] = make_input((parts, *heavy.shape), heavy.dtype, name, stored=heavy.dtype.compute)
+            name = f"{heavy.name or stage.value.name or 'sum'}_{'sum' if p.atomic else 'part'}"
+            shape = heavy.shape if p.atomic else (parts, *heavy.shape)
+            in_place = p.atomic and is_added_in_place(stage, outputs)
+            sums = stage.value if in_place else make_input(shape, heavy.dtype, name, stored=heavy.dtype.compute)
+            buffers[stage.value] = sums
     return buffers
 
 
 def _tied_parts(done: list[Scheduled]) -> Iterator[tuple[Dim, Dim]]:
     """Partial results of one kernel are merged along one axis: they have as many parts."""
     for kernel in done:
-        buffers = list(kernel.buffers.values())
+        buffers = [] if kernel.plan.atomic else list(kernel.buffers.values())
         for buffer in buffers[1:]:
             if buffer.shape[0] != 1:
                 yield (buffers[0], 0), (buffer, 0)
@@ -136,9 +159,12 @@ def _after(state: State, fixed: list[Scheduled]) -> State:
     for kernel in fixed:
         needed += [value for value in kernel.reads if value.operands and value not in stored]
         for stage in kernel.plan.stages:
-            if stage.value in kernel.plan.partial:
+            if stage.value in kernel.plan.partial and kernel.buffers[stage.value] is not stage.value:
                 assert stage.heavy is not None
                 heavy = stage.heavy.value
+                if kernel.plan.atomic:
+                    overrides[heavy] = kernel.buffers[stage.value]
+                    continue
                 overrides[heavy] = _total(kernel.buffers[stage.value], heavy, stage.heavy.detail[0])
             elif stage.value in kernel.plan.stored:
                 stored.add(stage.value)

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -43,6 +43,7 @@ class Options:
 
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
+    deterministic: bool = True
 
 
 @dataclass
@@ -101,21 +102,29 @@ class Compiled(Generic[P, R]):
                     if self._last is not None:
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
                     traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-                    prepared = self._programs[full] = Prepared(traced, Executable(graph, backend), held)
+                    prepared = self._programs[full] = Prepared(
+                        traced, Executable(graph, backend, self.options.deterministic), held
+                    )
                     self._last = full
         return prepared
 
     @public
     def lower(
-        self, *args: Any, wrt: int | Sequence[int] | None = None, device: str | Device | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        wrt: int | Sequence[int] | None = None,
+        device: str | Device | None = None,
+        deterministic: bool | None = None,
+        **kwargs: Any,
     ) -> Lowered:
         """What would run for arguments like these (arrays, or `gradc.spec` in their place), without running anything.
 
         Differentiates with respect to every floating-point array, or those numbered `wrt` among the array leaves; `()` for none.
         Schedules are made for `device` ("H100", "A100", "MI300X", "RTX 4090", ...); for the GPU here unless told, for an H200 where
-        there is none. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device without figures.
+        there is none. Without `deterministic` (as compiled unless told) sums may be added up by atomics. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device without figures.
         """
-        figures = chosen_device(device)
+        in_order = self.options.deterministic if deterministic is None else deterministic
+        figures = replace(chosen_device(device), atomics=not in_order)
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures)
 
@@ -238,7 +247,9 @@ def compile(
     Arrays (NumPy, torch) are the dynamic inputs, in any pytree; every other argument is static and must hash, as are those
     named in `static_argnames`. NumPy in gives NumPy out; torch in gives torch out, on the same device and on autograd's tape.
     `backend` is "auto" (Triton for a GPU tensor, NumPy otherwise), "numpy" (the reference), "triton", or "interpret" (the
-    emitted kernels on the CPU). No float atomics are used (`deterministic`), and schedules are chosen without a search (`tune`).
+    emitted kernels on the CPU). With `deterministic` every sum has a fixed order; without, sums may be added up in memory by float
+    atomics where that is predicted to be faster, and round differently from call to call. Schedules are chosen without a
+    search (`tune`).
 
     What the function reads besides its arguments may change between calls: arrays are read, and differentiated on torch's
     tape, at every call; other numbers, functions and attributes that it names make another program. Only a number taken out of
@@ -255,11 +266,10 @@ def compile(
         raise TraceError(f"compile takes a function, got {function!r}", advice=advice)
     if backend not in BACKENDS:
         raise UnsupportedError(f"there is no backend {backend!r}", advice=f"Use one of: {', '.join(BACKENDS)}.")
-    if tune != "none" or dynamic is not None or not deterministic:
-        raise UnsupportedError(
-            "dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are."
-        )
-    options = Options(backend, (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames))
+    if tune != "none" or dynamic is not None:
+        raise UnsupportedError("dynamic shapes and tuning are not there yet", advice="Leave dynamic and tune as they are.")
+    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+    options = Options(backend, names, deterministic)
     if function is not None:
         return Compiled(function, options)
 
