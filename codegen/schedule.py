@@ -46,6 +46,7 @@ def _time(device: Device, kernels: list[Scheduled]) -> float:
 
 
 def _fastest(graph: Graph, device: Device, recipes: Recipes | None) -> list[Scheduled]:
+    """The fastest of the programs that differ in how products are computed."""
     recomputed = recomputed_products(graph.outputs, device)
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
     start = State(graph, wanted, frozenset(), {}, recipes=recipes)
