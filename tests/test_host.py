@@ -26,6 +26,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(host, "SMALLEST", 0)
     monkeypatch.setattr(host, "SHARE", 0.25)
     monkeypatch.setattr(recomputed, "RESIDENT_DEPTH", 0)
+    monkeypatch.setattr(recomputed, "RESIDENT_FOLD", 0)
 
 
 def close_to(
