@@ -100,7 +100,7 @@ def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200, memor
 
     Without a `memory` everything the backward needs is kept that is not cheap to compute again.
     """
-    graph = prepare(with_literals(graph))
+    graph = prepare(with_literals(graph), to_differentiate=True)
     outputs = graph.outputs
     cotangents = [
         make_input(value.shape, value.dtype, f"d{name}") for value, name in zip(outputs, _output_names(graph), strict=True)

@@ -128,6 +128,17 @@ def test_a_histogram_leaves_out_what_lies_outside(monkeypatch, tmp_path):
     close(got, want, "histogram")
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8])
+def test_the_derivative_of_scattered_additions_gathers(dtype):
+    low = gradc.compile(histogram).lower(gradc.spec((100000,), str(dtype)[6:]), gradc.spec((100000, 3), "float32"))
+    assert low.cost.backward.flops < 10 * 100000 * 3
+    ids, x = torch.tensor([0, 5, -13, 13, 20, -14, 5], dtype=dtype), tensor(7, 3).requires_grad_()
+    weights = tensor(13, 3, seed=1)
+    got = torch.autograd.grad((gradc.compile(backend="interpret")(histogram)(ids, x) * weights).sum(), x)[0]
+    want = torch.stack([weights[i] if -13 <= i < 13 else torch.zeros(3) for i in ids.tolist()])
+    close(got, want.double(), "gradient")
+
+
 def test_what_adds_in_any_order_builds():
     arguments = [gradc.spec((50257, 768), "bfloat16"), gradc.spec((8192,), "int64")]
     low = gradc.compile(embedding).lower(*arguments, **ANY_ORDER)
