@@ -119,7 +119,11 @@ def _scan(value: Value) -> Value:
 
 
 def _wrapped(index: Value, size: int) -> Value:
-    """Negative indices counted from the end. Unsigned ones have none, and those of a program prepared before are done."""
+    """Negative indices counted from the end, in a dtype that holds every place.
+
+    Unsigned ones have none, and those of a program prepared before are done.
+    """
+    index = cast(index, types.int64) if index.dtype.itemsize < 4 else index
     if index.dtype.kind == "uint" or _is_wrapped(index, size):
         return index
     return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)

@@ -139,6 +139,17 @@ def test_the_derivative_of_scattered_additions_gathers(dtype):
     close(got, want.double(), "gradient")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_indices_of_a_dtype_shorter_than_the_axis(dtype):
+    def longer(ids, x):
+        return gradc.zeros((300,)).at[ids].add(x), gradc.take(gradc.zeros((300,)) + 2.0, ids)
+
+    ids = torch.tensor([0, 5, 100], dtype=dtype)
+    added, taken = gradc.compile(backend="interpret")(longer)(ids, torch.ones(3))
+    assert torch.equal(added, torch.zeros(300).index_put((ids.long(),), torch.ones(3)))
+    assert torch.equal(taken, torch.full((3,), 2.0))
+
+
 def test_what_adds_in_any_order_builds():
     arguments = [gradc.spec((50257, 768), "bfloat16"), gradc.spec((8192,), "int64")]
     low = gradc.compile(embedding).lower(*arguments, **ANY_ORDER)
