@@ -25,6 +25,7 @@ from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
+SEVERAL = 0.9  # of that, since each of several products has narrower tiles
 OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
@@ -81,7 +82,7 @@ def _plan(
     bounds = Bounds(
         moved / setting.device.bandwidth,
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
-        (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device),
+        (flops + share * repeated) / _rate(stages, axes, setting.device) / busy(programs, setting.device),
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
         setting.device.launch_seconds,
         setting.device.launch_seconds * _launches_after(stages, partial, setting, atomic),
@@ -259,11 +260,17 @@ def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device)
     if any(stage.nested for stage in stages):
         rows, step = (max((axis.block for axis in axes if axis.role == role), default=1) for role in ("grid", "loop"))
         return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
-    area = prod(axis.block for axis in axes if axis.role == "grid")
+    area = prod(axis.block for axis in axes if axis.role == "grid") * _shared(products)
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
 
 
-def _busy(programs: int, device: Device) -> float:
+def _shared(products: Sequence[Node]) -> float:
+    """How much more is multiplied for what is read, where products have an operand in common: as if tiles were so much larger."""
+    operands = {x.value for product in products for x in product.operands}
+    return (2 * len(products) / len(operands)) ** 2 * SEVERAL if len(products) > 1 else 1.0
+
+
+def busy(programs: int, device: Device) -> float:
     """The fraction of processors at work, on average over the waves of programs."""
     waves = -(-programs // device.processors)
     return programs / (waves * device.processors)

@@ -23,22 +23,27 @@ def product_plan(stages: Sequence[Stage], products: list[Stage], setting: Settin
     first = products[0].heavy
     assert first is not None
     dot = first.detail
-    own, summed = frozenset(products[0].own), frozenset(dot.summed)
-    for stage in stages:
-        if stage.heavy is not None and stage.heavy.kind == "dot":
-            fits = stage.heavy.detail == dot and frozenset(stage.own) == own
-        elif stage.heavy is None:
-            fits = frozenset(stage.own) == own
-        else:
-            fits = stage.heavy.kind == "reduce" and frozenset(stage.reduced) == summed and frozenset(stage.own) < own
-        if not fits:
-            return None
-    if len(products) > MOST_PRODUCTS:
+    own = frozenset(products[0].own)
+    if len(products) > MOST_PRODUCTS or not all(_fits(stage, dot, own) for stage in stages):
         return None
     ordered = sorted(stages, key=lambda stage: stage not in products)
     tiles = [_product_axes(dot, ordered, caps) for caps in _product_tiles(dot, stages)]
+    if any(frozenset(stage.reduced) == frozenset(dot.columns) for stage in stages):
+        tiles = [axes for axes in tiles if axes[-1].tiles == 1]
     plans = (finished_plan(stages, axes, frozenset(), setting) for axes in tiles)
     return min(filter(_is_one_pass, plans), key=lambda p: p.seconds, default=None)
+
+
+def _fits(stage: Stage, dot: Dot, own: frozenset[Axis]) -> bool:
+    """Whether a stage shares the tiles: another product, elementwise work, a sum along the loop or over whole rows of the result."""
+    if stage.heavy is not None and stage.heavy.kind == "dot":
+        return bool(stage.heavy.detail == dot) and frozenset(stage.own) == own
+    if stage.heavy is None:
+        return frozenset(stage.own) == own
+    if stage.heavy.kind != "reduce" or not frozenset(stage.own) < own:
+        return False
+    reduced = frozenset(stage.reduced)
+    return reduced == frozenset(dot.summed) or (reduced == frozenset(dot.columns) and frozenset(stage.own) == own - reduced)
 
 
 def _is_one_pass(plan: Plan) -> bool:
@@ -59,7 +64,10 @@ def _product_axes(dot: Dot, stages: Sequence[Stage], caps: tuple[int, int, int])
 
 
 def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, int]]:
-    """Rows, columns and depth a product's tile may have: smaller the more accumulators and other tiles are alive beside it."""
+    """Rows, columns and depth a product's tile may have: smaller the more accumulators and other tiles are alive beside it.
+
+    What is read after the loop takes the place of operands that are under way in it.
+    """
     nodes = walk([stage.root for stage in stages])
     products = [node for node in nodes if node.kind == "dot"]
     if max(node.dtype.itemsize for node in products) == 4:
@@ -75,8 +83,8 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
         and node.axes <= corners
     )
     operands = [load for node in products for x in node.operands for load in _tiles_within(x, corners)]
-    pressure = len(products) + beside + max(0, len(operands) - 2 * len(products)) // 2
-    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, max(0, pressure - 1)) :]
+    more = len(products) - 1 + beside + max(0, len(operands) - 2 * len(products))
+    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, more // 2) :]
 
 
 def _tiles_within(node: Node, corners: frozenset[Axis]) -> list[Node]:

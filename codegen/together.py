@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import prod
 
 from gradc.codegen.device import Device
-from gradc.codegen.estimate import resident
+from gradc.codegen.estimate import busy, resident
 from gradc.codegen.merging import MOST_ARRAYS
 from gradc.codegen.plan import Bounds, Plan, Scheduled
 from gradc.ir import Value
@@ -39,17 +39,18 @@ def _saved(parts: Sequence[Scheduled], kernel: Scheduled, device: Device) -> flo
     """Seconds saved by another part; not positive where it cannot or should not be one."""
     plans = [part.plan for part in (*parts, kernel)]
     arrays = {value for part in (*parts, kernel) for value in (*part.reads, *part.writes)}
-    if len(plans) > MOST_PARTS or len(arrays) > MOST_ARRAYS or not _may_share(plans):
+    if len(plans) > MOST_PARTS or len(arrays) > MOST_ARRAYS or not _may_share(plans, device):
         return 0.0
     before = combined_bounds(plans[:-1], device)
     return before.alone + kernel.plan.bounds.alone - combined_bounds(plans, device).alone
 
 
-def _may_share(plans: Sequence[Plan]) -> bool:
-    """Whether one compilation suits all: products of matrices only beside others of their kind, and only where they are small."""
+def _may_share(plans: Sequence[Plan], device: Device) -> bool:
+    """Whether one compilation suits all: products of matrices only beside others of their kind, and where none fills the device."""
     if not any(p.is_product for p in plans):
         return True
-    return len({(p.is_product, p.warps, p.pipeline) for p in plans}) == 1 and all(p.bounds.largest == "launch" for p in plans)
+    alike = len({(p.is_product, p.warps, p.pipeline) for p in plans}) == 1
+    return alike and all(p.bounds.largest == "launch" or _programs(p) < device.processors for p in plans)
 
 
 def _joined(parts: Sequence[Scheduled], device: Device) -> Scheduled:
@@ -93,7 +94,7 @@ def combined_bounds(plans: Sequence[Plan], device: Device) -> Bounds:
     return Bounds(
         sum(p.bounds.memory for p in plans),
         sum(p.bounds.cache for p in plans),
-        sum(p.bounds.arithmetic for p in plans),
+        sum(p.bounds.arithmetic * busy(_programs(p), device) for p in plans) / busy(sum(map(_programs, plans)), device),
         max(queued, *(p.bounds.rounds for p in plans)),
         device.launch_seconds,
         max(p.bounds.merging for p in plans),

@@ -238,6 +238,91 @@ def test_factors_that_vary_along_the_sum_stay():
         assert statistics_outside(traced(function, *specs([(32, 48), (48,), (48, 40)])), frozenset()) == {}
 
 
+# What products share a kernel with -------------------------------------------------------------------------------------------
+
+
+def gated(x, w1, w3):
+    return gradc.nn.silu(x @ w1) * (x @ w3)
+
+
+def gated_in_torch(x, w1, w3):
+    return torch.nn.functional.silu(x @ w1) * (x @ w3)
+
+
+def projections(x, q, k, v):
+    return x @ q, x @ k, x @ v
+
+
+def router(x, w):
+    return gradc.softmax(x @ w, axis=-1)
+
+
+def normalised_after(x, w):
+    y = x @ w
+    return y * gradc.rsqrt(gradc.mean(y * y, axis=-1, keepdims=True) + 1e-6)
+
+
+def normalised_after_in_torch(x, w):
+    y = x @ w
+    return y * torch.rsqrt((y * y).mean(-1, keepdim=True) + 1e-6)
+
+
+ROWS, DEPTH, WIDTH = 4096, 2048, 4096
+LARGE = (ROWS, DEPTH), (DEPTH, WIDTH)
+ONE_KERNEL = {
+    "bias and activation": (lambda x, w, b: gradc.nn.gelu(x @ w + b), [*LARGE, (WIDTH,)]),
+    "residual": (lambda x, w, r: r + x @ w, [*LARGE, (ROWS, WIDTH)]),
+    "softcap": (lambda x, w: 30.0 * gradc.tanh((x @ w) / 30.0), LARGE),
+    "activation before": (lambda x, w: (gradc.nn.relu(x) ** 2) @ w, LARGE),
+    "gate before": (lambda x, y, w: (gradc.nn.silu(x) * y) @ w, [(ROWS, DEPTH), *LARGE]),
+    "concatenated": (
+        lambda x, y, w: gradc.concat([x, y], axis=1) @ w,
+        [(ROWS, DEPTH // 2), (ROWS, DEPTH // 2), (DEPTH, WIDTH)],
+    ),
+    "sliced": (lambda x, w: x[:, : DEPTH // 2] @ w, [(ROWS, DEPTH), (DEPTH // 2, WIDTH)]),
+    "two of one operand": (gated, [*LARGE, (DEPTH, WIDTH)]),
+    "statistics of whole rows": (router, [(ROWS, DEPTH), (DEPTH, 64)]),
+    "a norm of whole rows": (normalised_after, [(ROWS, DEPTH), (DEPTH, 128)]),
+    "several too small alone": (projections, [(64, DEPTH), (DEPTH, WIDTH), (DEPTH, 512), (DEPTH, 512)]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_KERNEL)
+def test_what_is_one_kernel_with_a_product(name):
+    function, shapes = ONE_KERNEL[name]
+    low = gradc.compile(function).lower(*specs(shapes, "bfloat16"), wrt=())
+    assert low.cost.launches == 1, low.explain()
+    assert all(binary.spills == 0 for binary in low.build("sm_90"))
+
+
+def test_two_products_of_one_operand_have_whole_tiles():
+    low = gradc.compile(gated).lower(*specs([*LARGE, (DEPTH, WIDTH)], "bfloat16"), wrt=())
+    assert low.kernels[0].schedule == "row: grid 128   inner: loop 64   column: grid 128"
+    assert low.kernels[0].source.count("tl.load(x_ptr") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_and_what_shares_its_kernel_are_right(dtype, matrix_units):
+    x, w, other = tensor(37, 40, dtype=dtype), tensor(40, 24, dtype=dtype, seed=1), tensor(40, 24, dtype=dtype, seed=2)
+    for function, reference, arrays in (
+        (gated, gated_in_torch, (x, w, other)),
+        (router, lambda x, w: torch.softmax(x @ w, -1), (x, w)),
+        (normalised_after, normalised_after_in_torch, (x, w)),
+    ):
+        low = gradc.compile(function).lower(*map(spec_of, arrays), wrt=())
+        assert low.cost.launches == 1
+        assert low.source.count("tl.dot(") == len(arrays) - 1
+        check(function, reference, *arrays, factor=64.0)
+
+
+def test_products_launched_together_are_right(matrix_units):
+    arrays = tensor(20, 40), tensor(40, 24, seed=1), tensor(40, 17, seed=2), tensor(40, 33, seed=3)
+    low = gradc.compile(projections).lower(*map(spec_of, arrays), wrt=())
+    assert low.cost.launches == 1
+    assert "elif pid < " in low.source
+    check(projections, projections, *arrays, factor=64.0)
+
+
 def spec_of(array):
     return gradc.spec(tuple(array.shape), str(array.dtype).removeprefix("torch."))
 
