@@ -16,7 +16,7 @@ from typing import Any
 from gradc import types
 from gradc.codegen.chunks import HostCounter
 from gradc.codegen.index import Axis
-from gradc.codegen.multiplying import factors, precision
+from gradc.codegen.multiplying import factors, is_product_pattern, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
 from gradc.codegen.nodes import Access, Node, has_datum
@@ -438,14 +438,6 @@ class Expressions:
 
 
 ZERO_WHERE_OPERANDS_ARE = frozenset(("add", "subtract", "multiply", "negative", "square", "abs", "sign"))
-
-
-def is_product_pattern(left: tuple[KernelAxis, ...], right: tuple[KernelAxis, ...], axes: tuple[KernelAxis, ...]) -> bool:
-    """Whether Triton takes the sum over the middle axis of a product for `tl.dot(left, right)`, whose float32 is TF32 then.
-
-    It does (CombineBroadcastMulReducePattern, Triton 3.6) where the left operand lacks the last axis and the right one the first.
-    """
-    return len(axes) == 3 and axes[2] not in left and axes[0] not in right
 
 
 def is_vector(axis: KernelAxis) -> bool:

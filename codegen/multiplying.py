@@ -46,3 +46,11 @@ def _operand(printer: Expressions, scope: Scope, node: Node, body: Node, axes: t
     narrows = body.dtype.compute != body.dtype and body not in printer.as_stored
     text = f"{text}.to({triton_dtype(body.dtype)})" if narrows else text
     return text if wanted == axes else f"tl.trans({text})"
+
+
+def is_product_pattern(left: tuple[KernelAxis, ...], right: tuple[KernelAxis, ...], axes: tuple[KernelAxis, ...]) -> bool:
+    """Whether Triton takes the sum over the middle axis of a product for `tl.dot(left, right)`, whose float32 is TF32 then.
+
+    It does (CombineBroadcastMulReducePattern, Triton 3.6) where the left operand lacks the last axis and the right one the first.
+    """
+    return len(axes) == 3 and axes[2] not in left and axes[0] not in right
