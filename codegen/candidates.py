@@ -13,7 +13,7 @@ from gradc.codegen.device import Device
 from gradc.codegen.estimate import MOST_THREADS, finished_plan
 from gradc.codegen.index import power_of_two
 from gradc.codegen.plan import KernelAxis, Plan, Setting
-from gradc.codegen.roles import plans
+from gradc.codegen.roles import goes_on_once, plans
 from gradc.ir import Value
 
 MOST = 24  # plans to time for one kernel
@@ -44,7 +44,7 @@ def _key(p: Plan) -> tuple:
 
 def _interchangeable(p: Plan, chosen: Plan) -> bool:
     """Whether a plan leaves the arrays that the chosen one leaves."""
-    return p.partial == chosen.partial and (not p.partial or _parts(p) == _parts(chosen))
+    return goes_on_once(p) and p.partial == chosen.partial and (not p.partial or _parts(p) == _parts(chosen))
 
 
 def _parts(p: Plan) -> int:

@@ -15,6 +15,7 @@ from gradc import structure, types
 from gradc.codegen.axes import reshape_groups
 from gradc.codegen.nodes import is_leaf, strides_of
 from gradc.codegen.plan import HostLoop
+from gradc.codegen.stages import storage_dtype
 from gradc.ir import Value, apply, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Input, Iota, Reshape, cast, constant, make_input
 from gradc.ops import TABLE
@@ -75,7 +76,8 @@ class Region:
 
     def stand_in(self, value: Value) -> Value:
         """The input that a stored Value is where it is read."""
-        copy = make_input(value.shape, value.dtype, value.name or value.operation.name, stored=self.dtypes.get(value))
+        stored = self.dtypes.get(value) or storage_dtype(value, frozenset())
+        copy = make_input(value.shape, value.dtype, value.name or value.operation.name, stored=stored)
         copy.source = value.source
         return copy
 

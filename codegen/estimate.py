@@ -15,7 +15,7 @@ from math import prod
 from gradc.codegen.atomics import launches
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
-from gradc.codegen.nodes import Node, walk
+from gradc.codegen.nodes import Node, Running, walk
 from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.riding import crosses, joined
@@ -79,10 +79,11 @@ def _plan(
     shared = written + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
+    afterwards = _running_bytes(stages) / setting.device.bandwidth if multiplies else 0.0
     bounds = Bounds(
         moved / setting.device.bandwidth,
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
-        (flops + share * repeated) / _rate(stages, axes, setting.device) / busy(programs, setting.device),
+        (flops + share * repeated) / _rate(stages, axes, setting.device) / busy(programs, setting.device) + afterwards,
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
         setting.device.launch_seconds,
         setting.device.launch_seconds * _launches_after(stages, partial, setting, atomic),
@@ -160,6 +161,12 @@ def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset
         return 2 * stage.value.size * stage.value.dtype.compute.itemsize
     parts = prod(axis.programs for axis in axes if axis.role == "split")
     return 2 * parts * stage.value.size * stage.value.dtype.compute.itemsize
+
+
+def _running_bytes(stages: Sequence[Stage]) -> int:
+    """What sums that go on in place read and write: a product's program does nothing else meanwhile."""
+    arrays = {access.buffer for stage in stages for access in stage.accesses if isinstance(access.buffer.operation, Running)}
+    return 2 * sum(array.bytes for array in arrays)
 
 
 def _stays_in_cache(arrays: Sequence[Array], flying: int, device: Device) -> bool:

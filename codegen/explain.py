@@ -85,7 +85,12 @@ def story(sequence: LaunchSequence) -> str:
     lines = [
         f"{sequence.phase}: {count} launch{'' if count == 1 else 'es'}, about {duration(seconds)} on {sequence.device.name}"
     ]
+    lines += [f"  {note}" for note in sequence.notes]
+    loop = None
     for kernel, emitted in zip(sequence.scheduled, sequence.emitted, strict=True):
+        if kernel.loop is not None and kernel.loop is not loop:
+            lines += [f"  {line}" for line in kernel.loop.why]
+        loop = kernel.loop
         lines.append(f"  {emitted.name:<32} {schedule_line(kernel)}   {bound_line(kernel)}")
         lines.append(
             f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"

@@ -55,7 +55,7 @@ class Expressions:
     ):
         self.axes, self.dtypes, self.root = axes, dtypes, root
         self.names = Names(("pid",))
-        self.pointers: dict[Value, str] = {}
+        self.pointers: dict[str, Argument] = {}  # Values that stand for the same array share one
         self.buffer_names = buffer_names
         self.positions = Positions(axes, self.names, root, wide, self.at)
         self.helpers: set[str] = set()
@@ -91,16 +91,17 @@ class Expressions:
         self.positions.open_loop(body, loop, part.ends if part else self.positions.ends(loop, (), body.parent), backwards)
 
     def arguments(self) -> tuple[Argument, ...]:
-        pointers = [Argument(name, "buffer", value) for value, name in self.pointers.items()]
-        return (*pointers, *(Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items()))
+        sizes = (Argument(name, kind, number) for name, (kind, number) in self.positions.parameters.items())
+        return (*self.pointers.values(), *sizes)
 
     def signature(self) -> str:
         return ", ".join(f"{a.name}: tl.constexpr" if a.kind == "constexpr" else a.name for a in self.arguments())
 
     def pointer(self, buffer: Value) -> str:
-        if buffer not in self.pointers:
-            self.pointers[buffer] = self.names.fresh(f"{self.buffer_names[buffer]}_ptr")
-        return self.pointers[buffer]
+        name = self.buffer_names[buffer]
+        if name not in self.pointers:
+            self.pointers[name] = Argument(self.names.fresh(f"{name}_ptr"), "buffer", buffer)
+        return self.pointers[name].name
 
     # Expressions -----------------------------------------------------------------------------------------------------
 

@@ -7,57 +7,67 @@ others compute the chunk again. What one chunk computes is `chunks.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import islice, product
-from math import prod
 from operator import or_
 
 from gradc import structure
-from gradc.codegen.axes import summed_dims
-from gradc.codegen.chunks import Body, NotChunkedError, Region, Run, View
+from gradc.codegen.chunks import Body, Region, Run, View
 from gradc.codegen.device import Device
-from gradc.codegen.nodes import is_leaf
+from gradc.codegen.explain import duration, size
+from gradc.codegen.nodes import Running, is_leaf
 from gradc.codegen.plan import HostLoop, Scheduled
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import is_safe
-from gradc.codegen.schedule import schedule
+from gradc.codegen.reuse import written_over
+from gradc.codegen.schedule import computed_operands, schedule
 from gradc.codegen.stages import HEAVY, State, storage_dtype, worth_storing
+from gradc.codegen.sums import Sum
+from gradc.codegen.ways import Loop, Way, chunk_of, loops_of, multiplied, stored_bytes
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological, users_of
-from gradc.leaves import Reshape, make_input
+from gradc.leaves import Reshape
 
 SMALLEST = 64 * 2**20  # bytes up to which an intermediate is stored whole in any case
-SHARE = 0.08  # of the large intermediates, what their chunks may take
-LARGEST_CHUNK = 128 * 2**20  # bytes; a longer chunk saves nothing but launches
-MOST_CHOICES = 1024  # assignments of axes to owners that are compared
+SHARE = 0.0975  # of the large intermediates, what their chunks may take
+DEARER = 2.0  # times the seconds of a program that stores them, what one of chunks may take
+ALIKE = 1.05  # times the least seconds: no prediction is better than that
+COMPARED = 2  # assignments of axes, the best by a rough estimate, that are made to be weighed
 UNLIMITED = 1 << 62
-EVEN = (128, 16, 1)  # chunks are multiples of these where they are as long
+LARGE = "more than twice what it is made from and gives"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: an intermediate of more than `whole` is computed in chunks, which take `chunk` together (None: SHARE of it)."""
+    """Bytes: an intermediate of more than `whole` is computed in chunks, which take `chunk` together (None: SHARE of it),
+    unless that takes more than `dearer` times as long. `why` says where the limit is from.
+    """
 
     whole: int
     chunk: int | None = None
+    dearer: float = math.inf
+    why: str = "to keep to memory_budget"
 
 
-def memory_for(graph: Graph, budget: int | None = None) -> Memory:
-    """What a program and its gradient may store: the budget, or intermediates of which none is large beside what it is made
-    from and what it gives, each with its gradient.
+def memories_for(graph: Graph) -> tuple[Memory, ...]:
+    """What a program and its gradient may store unless told: no intermediate that is large beside what it is made from and
+    what it gives, each with its gradient. One half as large may be stored, or not if that is no slower: another choice, where there is one.
     """
-    if budget is not None:
-        return Memory(budget, budget)
     candidates = [value for value in graph.values if stored_bytes(value) > SMALLEST and isinstance(value.operation, HEAVY)]
     beside = _bytes_beside(graph) if candidates else {}
-    large = (stored_bytes(value) for value in candidates if stored_bytes(value) > 2 * beside[value])
-    return Memory(min(large, default=UNLIMITED) - 1)
+    least, half = (
+        min((stored_bytes(value) for value in candidates if stored_bytes(value) > times * beside[value]), default=UNLIMITED)
+        for times in (2, 1)
+    )
+    forced = Memory(least - 1, None, DEARER, LARGE)
+    return (forced,) if half == least else (forced, Memory(half - 1, None, DEARER, "no slower than to store it"))
 
 
 def _bytes_beside(graph: Graph) -> dict[Value, int]:
-    """For every Value, the bytes of the arguments it is computed from and of the results computed from it."""
-    ends = [*(value for value in graph.values if is_leaf(value)), *dict.fromkeys(graph.outputs)]
+    """For every Value, the bytes of the arguments it is computed from and of the results, but gradients, computed from it."""
+    results = (value for value in dict.fromkeys(graph.outputs) if not value.note.startswith("∂"))
+    ends = [*(value for value in graph.values if is_leaf(value)), *results]
     behind = {value: 1 << place for place, value in enumerate(ends) if is_leaf(value)}
     ahead = {value: 1 << place for place, value in enumerate(ends) if not is_leaf(value)}
     for value in graph.values:
@@ -77,7 +87,7 @@ class Section:
     """Kernels launched one after another: once, or for every chunk of a loop.
 
     `aliases` are the Values its program has for arrays of the whole, `views` those for parts of arrays. `counters` are where
-    the chunk starts and the first position that no chunk before has gone over.
+    the chunk starts and the first position that no chunk before has gone over, `roots` the large Values that a loop makes.
     """
 
     graph: Graph
@@ -86,19 +96,8 @@ class Section:
     loop: HostLoop | None = None
     views: tuple[View, ...] = ()
     counters: tuple[Value, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Way:
-    """An owner computed in chunks of `size` positions in all: of its own `run`, or summed over the run `folded` of `heavy`."""
-
-    owner: Value
-    heavy: Value
-    run: Run | None
-    folded: Run
-    size: int
-    crossed: frozenset[tuple[Value, Run]]
-    required: frozenset[Value]
+    roots: tuple[Value, ...] = ()
+    sums: tuple[Sum, ...] = ()
 
 
 def sections(
@@ -113,9 +112,37 @@ def sections(
     if not roots:
         return (whole,)
     region, owners = region_of(graph, roots, statistics)
-    limit = memory.chunk or min(LARGEST_CHUNK, int(SHARE * sum(map(stored_bytes, roots))))
-    loops = _loops(region, owners, limit)
-    return tuple(_Builder(graph, region, limit, device, recipes).build(loops)) if loops else (whole,)
+    limit = memory.chunk or int(SHARE * sum(map(stored_bytes, {value for root in roots for value in multiplied(root)})))
+    found = loops_of(region, owners, limit, device, COMPARED)
+    best = _fastest([parts for loops in found for parts in _built(loops, graph, region, device, recipes)])
+    if best is None or seconds_of(best) > memory.dearer * seconds_of((whole,)):
+        return (whole,)
+    return with_reasons(best, seconds_of(best), seconds_of((whole,)), memory.why)
+
+
+def _built(
+    loops: list[Loop], graph: Graph, region: Region, device: Device, recipes: Recipes | None
+) -> Iterator[tuple[Section, ...]]:
+    """The sections that loops make; once more with what products are made of stored, where a chunk computes that."""
+    parts = tuple(_Builder(graph, region, device, recipes, False).build(loops))
+    yield parts
+    if any(part.loop is not None and computed_operands(part.graph) for part in parts):
+        yield tuple(_Builder(graph, region, device, recipes, True).build(loops))
+
+
+def _fastest(programs: Sequence[tuple[Section, ...]]) -> tuple[Section, ...] | None:
+    """The program that is predicted to be the fastest; of those that no prediction tells apart the one with the fewest launches."""
+    least = min(map(seconds_of, programs), default=0.0)
+    return min((parts for parts in programs if seconds_of(parts) <= ALIKE * least), key=launches_of, default=None)
+
+
+def launches_of(parts: Sequence[Section]) -> int:
+    return sum(kernel.times for section in parts for kernel in section.kernels)
+
+
+def seconds_of(parts: Sequence[Section]) -> float:
+    """What the launches of some sections are predicted to take."""
+    return sum(kernel.plan.bounds.alone * kernel.times for section in parts for kernel in section.kernels)
 
 
 def too_large(section: Section, memory: Memory) -> list[Value]:
@@ -135,8 +162,35 @@ def too_large_to_keep(outputs: Sequence[Value], memory: Memory) -> frozenset[Val
     return frozenset(value for value in heavy if value not in given and is_safe(value, users))
 
 
-def stored_bytes(value: Value) -> int:
-    return value.size * storage_dtype(value, frozenset()).itemsize
+def with_reasons(parts: Sequence[Section], seconds: float, stored: float, why: str) -> tuple[Section, ...]:
+    """The sections with a word on every loop: what it makes in chunks, why, and what it makes again."""
+    made: set[Value] = set()
+    found = []
+    for part in parts:
+        if part.loop is not None:
+            lines = [
+                _in_chunks(part, part.loop, why),
+                f"    stored whole about {duration(stored)}, in chunks about {duration(seconds)}",
+            ]
+            products = dict.fromkeys(value for root in part.roots for value in multiplied(root))
+            again = [_called(value) for value in products if value in made]
+            lines += [f"    made again: {', '.join(again)}"] if again else []
+            lines += [f"    {line}" for kept in part.sums for line in kept.said]
+            loop = replace(part.loop, why=tuple(lines))
+            part = replace(part, loop=loop, kernels=tuple(replace(kernel, loop=loop) for kernel in part.kernels))
+            made |= set(products)
+        found.append(part)
+    return tuple(found)
+
+
+def _in_chunks(part: Section, loop: HostLoop, why: str) -> str:
+    whole = " and ".join(f"{_called(root)} ({size(stored_bytes(root))})" for root in part.roots)
+    taken = sum(map(stored_bytes, _temporaries(part)))
+    return f"{whole} in {loop.count} chunks of {loop.chunk} positions, {size(taken)} at a time: {why}"
+
+
+def _called(value: Value) -> str:
+    return value.name or value.operation.name
 
 
 # The region ---------------------------------------------------------------------------------------------------------
@@ -167,119 +221,20 @@ def _outlet(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset
     return value
 
 
-# Which axis, and what shares a loop ---------------------------------------------------------------------------------
-
-
-def _loops(region: Region, owners: Mapping[Value, Value], limit: int) -> list[list[Way]] | None:
-    """The owners in loops, in an order that respects what each needs whole; None where no assignment of axes works."""
-    ways = [list(_ways(end, value, region)) for end, value in owners.items()]
-    if not ways or not all(ways):
-        return None
-    orders = (_ordered(choice, region, set(owners)) for choice in islice(product(*ways), MOST_CHOICES))
-    found = [order for order in orders if order is not None and all(_fits(loop, limit) for loop in order)]
-    return min(found, key=_cost, default=None)
-
-
-def _ways(end: Value, heavy: Value, region: Region) -> Iterator[Way]:
-    """The ways to compute an owner in chunks, those with the most positions first."""
-    choices: list[tuple[Run | None, Run]] = [(run, ()) for run in _runs(end.shape, range(end.ndim))]
-    if isinstance(heavy.operation, structure.Contract) or getattr(heavy.operation, "kind", "") == "sum":
-        axes = [axis for _, axis in summed_dims(heavy)]
-        choices += [(None, run) for run in _runs(heavy.operands[0].shape, axes)]
-    for run, folded in choices:
-        shape = heavy.operands[0].shape if run is None else end.shape
-        size = prod(shape[dim] for dim in run or folded)
-        body = Body(HostLoop(size, size), region, {})
-        if _pulled(body, end if run else heavy, run, folded):
-            yield Way(end, heavy, run, folded, size, frozenset(body.crossed), frozenset(body.required))
-
-
-def _runs(shape: tuple[int, ...], dims: Sequence[int]) -> list[Run]:
-    """The runs among some dimensions that neither start nor end with one of a single position."""
-    real = [dim for dim in dims if shape[dim] > 1]
-    runs = [tuple(range(first, last + 1)) for first in real for last in real if first <= last]
-    return sorted((run for run in runs if set(run) <= set(dims)), key=lambda run: -prod(shape[dim] for dim in run))
-
-
-def _pulled(body: Body, value: Value, run: Run | None, folded: Run) -> bool:
-    """Whether a Value can be computed in chunks that go through a large one."""
-    try:
-        _ = body.summed(value, folded) if run is None else body.chunk(value, run)
-    except NotChunkedError:
-        return False
-    return bool(body.crossed)
-
-
-def _ordered(choice: Sequence[Way], region: Region, owners: set[Value]) -> list[list[Way]] | None:
-    """The loops of a choice, each after those that make what it needs whole."""
-    done: set[Value] = set()
-    rest, loops = list(choice), []
-    while rest:
-        ready = [way for way in rest if all(_owners_behind(x, region, owners) <= done for x in way.required)]
-        if not ready:
-            return None
-        widest = max(ready, key=lambda way: len(way.crossed))
-        loop = [way for way in ready if way.size == widest.size and way.crossed <= widest.crossed]
-        loops.append(loop)
-        done |= {way.owner for way in loop}
-        rest = [way for way in rest if way not in set(loop)]
-    return loops
-
-
-def _owners_behind(value: Value, region: Region, owners: set[Value]) -> set[Value]:
-    """The owners a stored Value is computed from; itself where it is one."""
-    found, waiting, seen = set(), [value], set()
-    while waiting:
-        current = waiting.pop()
-        if current in owners:
-            found.add(current)
-        elif current in region.dependent and current not in seen:
-            seen.add(current)
-            waiting.extend(current.operands)
-    return found
-
-
-def _cost(loops: list[list[Way]]) -> tuple[int, int, int]:
-    """Multiplications to compute the large Values in every loop, elements of partial sums, and how coarse the loops are."""
-    work = sum(_work(root) for loop in loops for root, _ in {pair for way in loop for pair in way.crossed})
-    return work, sum(way.owner.size for loop in loops for way in loop if way.run is None), -sum(loop[0].size for loop in loops)
-
-
-def _fits(loop: list[Way], limit: int) -> bool:
-    """Whether one position of a loop takes no more than the limit, and partial sums a small part of it."""
-    return _bytes_along(loop) <= limit and _partial_bytes(loop, limit) <= limit / 4
-
-
-def _partial_bytes(loop: list[Way], limit: int) -> float:
-    """What the partial sums of a loop take, of as many chunks as the large Values make of it."""
-    chunks = max(1.0, loop[0].size * _bytes_along(loop) / limit)
-    return chunks * sum(way.heavy.size * way.heavy.dtype.compute.itemsize for way in loop if way.run is None)
-
-
-def _bytes_along(loop: list[Way]) -> float:
-    """Bytes of the large Values at one position of a loop."""
-    return sum(stored_bytes(root) for root, _ in {pair for way in loop for pair in way.crossed}) / loop[0].size
-
-
-def _work(root: Value) -> int:
-    folded = [value for value in topological([root]) if value.size == root.size and summed_dims(value)]
-    return root.size * max((prod(x.shape[axis] for x, axis in summed_dims(value)) for value in folded), default=1)
-
-
 # Sections -----------------------------------------------------------------------------------------------------------
 
 
 class _Builder:
-    """Builds the sections one after another. `stored` are the Values in memory so far, with the inputs they are read as."""
+    """Builds the sections one after another; with `operands`, what products are made of is stored where that is faster. `stored` are the Values in memory so far, with the inputs they are read as."""
 
-    def __init__(self, graph: Graph, region: Region, limit: int, device: Device, recipes: Recipes | None):
-        self.graph, self.region, self.limit, self.device, self.recipes = graph, region, limit, device, recipes
+    def __init__(self, graph: Graph, region: Region, device: Device, recipes: Recipes | None, operands: bool):
+        self.graph, self.region, self.device, self.recipes, self.operands = graph, region, device, recipes, operands
         self.stored: dict[Value, Value] = {}
         self.totals: dict[Value, Value] = {}
 
-    def build(self, loops: list[list[Way]]) -> Iterator[Section]:
+    def build(self, loops: list[Loop]) -> Iterator[Section]:
         for loop in loops:
-            yield from self._straight([x for way in loop for x in way.required])
+            yield from self._straight([x for way in loop.ways for x in way.required])
             yield self._looped(loop)
         yield from self._straight(self.graph.outputs)
 
@@ -301,61 +256,55 @@ class _Builder:
     def _store(self, values: Sequence[Value]) -> None:
         self.stored |= {value: self.region.stand_in(value) for value in values}
 
-    def _looped(self, ways: list[Way]) -> Section:
+    def _looped(self, loop: Loop) -> Section:
         """A loop over chunks as long as their memory allows."""
-        size = ways[0].size
-        chunk = chunk_of(size, self.limit / _bytes_along(ways))
-        section, parts = self._chunked(ways, HostLoop(size, chunk))
-        while (taken := sum(map(stored_bytes, _temporaries(section)))) > (free := self._free(parts)) and chunk > 1:
-            chunk = chunk_of(size, min(chunk - 1, chunk * free / taken))
-            section, parts = self._chunked(ways, HostLoop(size, chunk))
-        self._store([way.owner for way in ways if way.run is not None])
-        for way in ways:
-            if way.run is None:
-                self._total(way.heavy, parts[way])
+        chunk, free = loop.chunk, max(1, loop.limit - loop.beside)
+        section, sums = self._chunked(loop, HostLoop(loop.size, chunk))
+        while (taken := sum(map(stored_bytes, _temporaries(section)))) > free and chunk > 1:
+            chunk = chunk_of(loop.size, min(chunk - 1, chunk * free / taken))
+            section, sums = self._chunked(loop, HostLoop(loop.size, chunk))
+        for way in loop.ways:
+            if way.run is not None:
+                self._store([way.written])
+                if way.written is not way.owner:
+                    self._total(way.heavy, self.stored[way.written], way.run)
+            elif sums[way].is_owner:
+                self._store([way.owner])
+            else:
+                self._total(way.heavy, sums[way].array, sums[way].left)
         return section
 
-    def _free(self, parts: Mapping[Way, Value]) -> float:
-        """The bytes that partial sums leave for a chunk."""
-        return max(self.limit / 2, self.limit - sum(stored_bytes(part) for part in parts.values()))
-
-    def _total(self, heavy: Value, part: Value) -> None:
+    def _total(self, heavy: Value, array: Value, run: Run = ()) -> None:
+        """A sum that is read from an array, or summed over a run of it."""
         with on_behalf_of(heavy, heavy.note):
-            total = apply(structure.Reduce("sum", (0,)), part)
+            total = apply(structure.Reduce("sum", run) if run else structure.Keep(), array)
         total.name = heavy.name
         self.totals[heavy] = total
 
-    def _chunked(self, ways: list[Way], loop: HostLoop) -> tuple[Section, dict[Way, Value]]:
-        """The section for one length of chunk, and the arrays of partial sums it leaves."""
-        body, parts, outputs = Body(loop, self.region, self.stored), {}, []
-        for way in ways:
-            if way.run is None:
-                parts[way] = _partial_sums(way, loop)
-                outputs.append(body.placed(body.summed(way.heavy, way.folded), parts[way], None))
-            else:
-                outputs.append(body.placed(body.chunk(way.owner, way.run), way.owner, way.run))
-        inputs = (*self._inputs(), *(view.part for view in body.views if not view.part.operands), *body.counters)
-        graph = Graph(inputs, tuple(outputs), title=self.graph.title)
-        in_order = replace(self.device, atomics=False)  # a chunk would have to fill its own zeros
-        kernels = tuple(replace(kernel, loop=loop) for kernel in schedule(graph, in_order, self.recipes))
+    def _chunked(self, loop: Loop, host: HostLoop) -> tuple[Section, dict[Way, Sum]]:
+        """The section for one length of chunk, and the arrays of the sums over chunks."""
+        body, sums, outputs = Body(host, self.region, self.stored), dict[Way, Sum](), list[Value]()
         aliases = {stand_in: value for value, stand_in in self.stored.items()}
-        return Section(graph, kernels, aliases, loop, tuple(body.views), body.counters), parts
-
-
-def _partial_sums(way: Way, loop: HostLoop) -> Value:
-    heavy = way.heavy
-    name = f"{heavy.name or way.owner.name or 'sum'}_part"
-    return make_input((loop.count, *heavy.shape), heavy.dtype, name, stored=heavy.dtype.compute)
+        for way in loop.ways:
+            if way.run is not None:
+                outputs.append(body.placed(body.chunk(way.written, way.run), way.written, way.run))
+                continue
+            share, kept = body.summed(way.heavy, way.folded), Sum(way, host.count if loop.in_parts(way) else 0)
+            outputs += kept.steps(body, share)
+            aliases |= kept.aliases
+            sums[way] = kept
+        parts = (view.part for view in body.views if not view.part.operands)
+        running = (value for value in aliases if isinstance(value.operation, Running))
+        inputs = (*self._inputs(), *running, *parts, *body.counters)
+        graph = Graph(inputs, tuple(outputs), title=self.graph.title)
+        made = schedule(graph, self.device, self.recipes, self.operands, chunk=True)
+        kernels = tuple(replace(kernel, loop=host) for kernel in made)
+        aliases |= written_over(kernels, frozenset(graph.outputs))
+        views, left = tuple(body.views), (tuple(loop.roots), tuple(sums.values()))
+        return Section(graph, kernels, aliases, host, views, body.counters, *left), sums
 
 
 def _temporaries(section: Section) -> set[Value]:
     """What a chunk's kernels leave for each other."""
-    return {value for kernel in section.kernels for value in kernel.writes} - set(section.graph.outputs)
-
-
-def chunk_of(size: int, most: float) -> int:
-    """The length of about equal chunks of at most `most` positions, a multiple of a tile where it can be."""
-    longest = max(1, min(size, int(most)))
-    even = -(-size // -(-size // longest))
-    step = next(step for step in EVEN if step <= longest)
-    return min(-(-even // step), longest // step) * step
+    made = {value for kernel in section.kernels for value in kernel.writes} - set(section.graph.outputs)
+    return {value for value in made if value not in section.aliases}

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.autodiff import vjp_graph
+from gradc.codegen.budget import Figures, by_default, within
 from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted, emit_kernel
-from gradc.codegen.explain import heading
-from gradc.codegen.host import Memory, memory_for, sections, too_large, too_large_to_keep
-from gradc.codegen.module import HostFunction, Step, array_names, module_text, wiring_text
+from gradc.codegen.explain import heading, size
+from gradc.codegen.host import Memory, Section, memories_for, sections, too_large, too_large_to_keep
+from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
 from gradc.codegen.names import Names, identifier
 from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
@@ -22,6 +23,7 @@ from gradc.codegen.recipes import KNOWN, Recipes
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
 from gradc.codegen.stages import storage_dtype
+from gradc.codegen.ways import stored_bytes
 from gradc.ir import Graph, Value
 from gradc.leaves import Literal, make_input
 from gradc.normalise import normalise
@@ -40,6 +42,7 @@ class LaunchSequence:
     identifiers: dict[Value, str]
     dtypes: dict[Value, DType]
     device: Device
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,36 +54,74 @@ class Program:
 
 
 def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = KNOWN, budget: int | None = None) -> Program:
-    """A program without a backward. `graph` is normalised; `budget` limits the bytes of one intermediate.
+    """A program without a backward. `graph` is normalised; `budget` limits the bytes it takes beside arguments and results.
 
-    Without `recipes` no sum rides along with what it depends on.
+    Without `recipes` no sum rides along with what it depends on. Raises UnsupportedError for a budget that is too small.
     """
-    title, taken = _title(graph)
+    title = _title(graph)[0]
     prepared = prepare(with_literals(graph))
-    memory = memory_for(prepared, budget)
-    forward = _sequence("forward", prepared, title, frozenset(), taken, device, recipes, memory)
-    return _program(title, (forward,), "")
+
+    def made(memory: Memory) -> Program:
+        parts = sections(prepared, frozenset(), memory, device, recipes)
+        forward = _sequence("forward", prepared, title, frozenset(), _title(graph)[1], device, parts)
+        return _program(title, (forward,), "")
+
+    def figures(program: Program) -> Figures:
+        return figures_of(program, len(graph.outputs))
+
+    if budget is None:
+        return by_default(memories_for(prepared), made, figures)
+    return within(budget, title, made, figures)
 
 
 def lower_pair(
     graph: Graph, wrt: Sequence[int], device: Device = H200, recipes: Recipes | None = KNOWN, budget: int | None = None
 ) -> tuple[Program, Partition]:
-    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised; the rest as above.
+    """A function and its gradient with respect to the inputs numbered `wrt`. `graph` is normalised; the rest as above."""
 
-    What is too large to store is computed again in the backward; where that would store it too, it is kept after all.
-    """
-    memory = memory_for(prepare(with_literals(graph)), budget)
+    def made(memory: Memory) -> tuple[Program, Partition]:
+        return _pair(graph, wrt, device, recipes, memory)
+
+    def figures(pair: tuple[Program, Partition]) -> Figures:
+        return figures_of(pair[0], len(graph.outputs))
+
+    if budget is None:
+        return by_default(memories_for(prepare(with_literals(graph))), made, figures)
+    return within(budget, _title(graph)[0], made, figures)
+
+
+def _pair(
+    graph: Graph, wrt: Sequence[int], device: Device, recipes: Recipes | None, memory: Memory
+) -> tuple[Program, Partition]:
+    """What is too large to store is computed again in the backward; where that would store it too, it is kept after all."""
     split = differentiate(graph, wrt, device, memory)
-    if split.recomputes and any(too_large(s, memory) for s in sections(split.backward, frozenset(), memory, device, recipes)):
+    parts = sections(split.backward, frozenset(), memory, device, recipes)
+    if split.recomputes and any(too_large(part, memory) for part in parts):
         split = differentiate(graph, wrt, device)
+        parts = sections(split.backward, frozenset(), memory, device, recipes)
     results = len(graph.outputs)
     title, taken = _title(graph)
     kept = frozenset(split.forward.outputs[results:])
-    forward = _sequence("forward", split.forward, title, kept, taken, device, recipes, memory)
-    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, recipes, memory)
+    first = sections(split.forward, kept, memory, device, recipes)
+    forward = _sequence("forward", split.forward, title, kept, taken, device, first)
+    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, parts)
+    again = ", ".join(f"{v.name or v.operation.name} ({size(stored_bytes(v))})" for v in split.recomputes)
+    backward = replace(backward, notes=(f"made again, too large to keep: {again}",) if again else ())
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
     wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
     return _program(title, (forward, backward), wiring), split
+
+
+def figures_of(program: Program, results: int) -> Figures:
+    """Seconds, and the most bytes at once beside arguments and results: what is kept for the backward is there until its end."""
+    forward, *backward = program.sequences
+    own = forward.graph.outputs[:results]
+    kept = {value for value in forward.graph.outputs[results:] if value not in set(own)}
+    held = sum(value.size * forward.dtypes[value].itemsize for value in kept)
+    later = (held + most_bytes(s.host, s.dtypes, s.graph.outputs) for s in backward)
+    kernels = (kernel for sequence in program.sequences for kernel in sequence.scheduled)
+    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in kernels)
+    return Figures(max(most_bytes(forward.host, forward.dtypes, own), *later, 0), seconds)
 
 
 def _title(graph: Graph) -> tuple[str, Names]:
@@ -145,11 +186,9 @@ def _sequence(
     statistics: frozenset[Value],
     taken: Names,
     device: Device,
-    recipes: Recipes | None,
-    memory: Memory,
+    parts: Sequence[Section],
 ) -> LaunchSequence:
-    """`statistics` are the outputs kept for the backward alone, which lie in memory as computed."""
-    parts = sections(graph, statistics, memory, device, recipes)
+    """`statistics` are the outputs kept for the backward alone, which lie in memory as computed; `parts` are its launches."""
     kernels = [kernel for section in parts for kernel in section.kernels]
     arrays = array_names(graph, parts)
     identifiers, outputs = arrays.identifiers, frozenset(graph.outputs) - statistics

@@ -5,7 +5,7 @@ Everything here is text assembly; what the kernels are was decided before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.chunks import View
@@ -132,18 +132,44 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
         lines.append(f"    expect({name!r}, {name}, {value.shape}, torch.{dtypes[value].name}, {strides})")
     if function.outputs and inputs and not set(function.outputs) <= set(function.inputs):
         lines.append(f"    device = {inputs[0]}.device")
-    known = dict.fromkeys(function.inputs)
-    for step, later in zip(function.steps, _later(function), strict=True):
-        touched = _touched(step, function.home)
-        made = [value for value in (*touched, *(() if later else function.outputs)) if value not in known]
-        known |= dict.fromkeys(made)
-        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in dict.fromkeys(made)]
-        lines += step_lines(step, identifiers)
-        gone = [value for value in touched if later and value not in later and value not in set(function.inputs)]
-        gone += [view.part for view in _passed_views(function.steps) if view.array in set(gone)]
+    for part in lifetimes(function):
+        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in part.made]
+        lines += step_lines(part.step, identifiers)
+        gone = [*part.gone, *(view.part for view in _passed_views(function.steps) if view.array in set(part.gone))]
         lines += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
     results = ", ".join(identifiers[v] for v in function.outputs)
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
+
+
+@dataclass(frozen=True, eq=False)
+class Lifetime:
+    """A step with the arrays that are allocated before it and those that are let go after it."""
+
+    step: Step
+    made: tuple[Value, ...]
+    gone: tuple[Value, ...]
+
+
+def lifetimes(function: HostFunction) -> Iterator[Lifetime]:
+    """The steps of a launch sequence with the arrays that begin and end there."""
+    known = dict.fromkeys(function.inputs)
+    for step, later in zip(function.steps, _later(function), strict=True):
+        touched = _touched(step, function.home)
+        made = dict.fromkeys(value for value in (*touched, *(() if later else function.outputs)) if value not in known)
+        known |= made
+        gone = [value for value in touched if later and value not in later and value not in set(function.inputs)]
+        yield Lifetime(step, tuple(made), tuple(gone))
+
+
+def most_bytes(function: HostFunction, dtypes: Mapping[Value, DType], results: Sequence[Value]) -> int:
+    """The most bytes that a launch sequence has allocated at once, without its `results`."""
+    most = taken = 0
+    given = set(results)
+    for part in lifetimes(function):
+        taken += sum(value.size * dtypes[value].itemsize for value in part.made if value not in given)
+        most = max(most, taken)
+        taken -= sum(value.size * dtypes[value].itemsize for value in part.gone if value not in given)
+    return most
 
 
 def _allocation(name: str, shape: tuple[int, ...], dtype: DType, zeroed: bool) -> str:

@@ -43,6 +43,13 @@ class Guard:
         return self.step == 1 and not has_datum(self.index) and self.low <= low and high < self.high
 
 
+@dataclass(frozen=True)
+class Running(Input):
+    """What a sum has come to before this kernel: the kernel that adds to it writes the same array."""
+
+    name = "running"
+
+
 @dataclass(frozen=True, eq=False)
 class Access:
     """A read of `buffer` at `index` (one Index per dimension); zero where a guard fails."""

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostLoop:
-    """An axis of `size` positions that the host goes along in chunks. The last chunk starts earlier where they do not divide it."""
+    """An axis of `size` positions that the host goes along in chunks. The last chunk starts earlier where they do not divide it.
+
+    `why` says what is made in chunks and for what.
+    """
 
     size: int
     chunk: int
+    why: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

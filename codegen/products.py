@@ -11,10 +11,11 @@ from math import prod
 
 from gradc.codegen.estimate import finished_plan
 from gradc.codegen.index import Axis, power_of_two
-from gradc.codegen.nodes import Dot, Node, walk
+from gradc.codegen.nodes import Dot, Node, Running, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
 
+WHOLE_ROWS = 128  # columns of a result whose rows one tile holds
 MOST_PRODUCTS = 2  # accumulators of matrix products one kernel may carry
 
 
@@ -43,7 +44,9 @@ def _fits(stage: Stage, dot: Dot, own: frozenset[Axis]) -> bool:
     if stage.heavy.kind != "reduce" or not frozenset(stage.own) < own:
         return False
     reduced = frozenset(stage.reduced)
-    return reduced == frozenset(dot.summed) or (reduced == frozenset(dot.columns) and frozenset(stage.own) == own - reduced)
+    if reduced == frozenset(dot.columns) and frozenset(stage.own) == own - reduced:
+        return prod(axis.size for axis in reduced) <= WHOLE_ROWS
+    return reduced == frozenset(dot.summed)
 
 
 def _is_one_pass(plan: Plan) -> bool:
@@ -72,22 +75,21 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
     products = [node for node in nodes if node.kind == "dot"]
     if max(node.dtype.itemsize for node in products) == 4:
         return [(64, 64, 32), (32, 32, 32)]
-    corners, inside = frozenset((*dot.rows, *dot.columns)), {stage.value for stage in stages}
+    corners, made = frozenset((*dot.rows, *dot.columns)), {stage.value for stage in stages}
     beside = sum(
         1
         for node in nodes
         if node.kind == "load"
-        and node.value not in inside
+        and node.value not in made
+        and not isinstance(node.value.operation, Running)  # read once the product is there, when its operands are gone
         and frozenset(dot.rows) & node.axes
         and frozenset(dot.columns) & node.axes
         and node.axes <= corners
     )
-    operands = [load for node in products for x in node.operands for load in _tiles_within(x, corners)]
+    operands = [load for node in products for x in node.operands for load in _loads_within(x)]
     more = len(products) - 1 + beside + max(0, len(operands) - 2 * len(products))
     return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, more // 2) :]
 
 
-def _tiles_within(node: Node, corners: frozenset[Axis]) -> list[Node]:
-    """The loads of an operand that vary along a side and along what is summed: a row of numbers takes next to nothing."""
-    loads = (inner for inner in walk([node]) if inner.kind == "load")
-    return [load for load in loads if load.axes & corners and load.axes - corners]
+def _loads_within(node: Node) -> list[Node]:
+    return [inner for inner in walk([node]) if inner.kind == "load"]

@@ -38,7 +38,7 @@ class Partition:
     forward: Graph
     backward: Graph
     residuals: tuple[Residual, ...]
-    recomputes: bool = False  # whether the backward repeats what is too large to keep
+    recomputes: tuple[Value, ...] = ()  # what the backward repeats because it is too large to keep
 
 
 def partition(
@@ -72,7 +72,7 @@ def partition(
     )
     made = tuple(r.value for r in residuals if not is_leaf(r.value) and r.value not in set(outputs))
     names = graph.output_names + tuple(value.name or "residual" for value in made)
-    repeats = any(value in again for value in topological(needed, kept))
+    repeats = tuple(value for value in topological(needed, kept) if value in again)
     return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals, repeats)
 
 

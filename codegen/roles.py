@@ -16,6 +16,7 @@ from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile
 from gradc.codegen.index import Axis, power_of_two
+from gradc.codegen.nodes import Running
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
 from gradc.codegen.runs import memory_order, runs_of, status_of
@@ -53,7 +54,19 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
             added,
             *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting)),
         ]
-    return (p for p in found if p is not None)
+    return (p for p in found if p is not None and goes_on_once(p))
+
+
+def goes_on_once(p: Plan) -> bool:
+    """Whether no two programs add to the same element of a sum that goes on in place."""
+    spread = [axis.covers for axis in p.axes if axis.programs > 1]
+    running = (stage for stage in p.stages if stage.value not in p.partial and reads_running(stage))
+    return not any(axes.isdisjoint(stage.own) for stage in running for axes in spread)
+
+
+def reads_running(stage: Stage) -> bool:
+    """Whether a stage adds to what its array holds."""
+    return any(isinstance(access.buffer.operation, Running) for access in stage.accesses)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:

@@ -24,20 +24,26 @@ from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
 from gradc.codegen.together import together
 from gradc.ir import Graph, Value, apply, on_behalf_of
-from gradc.leaves import make_input
-from gradc.structure import Reduce
+from gradc.leaves import Cast, make_input
+from gradc.ops import Elementwise
+from gradc.structure import Contract, Reduce
 
 
-def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None) -> list[Scheduled]:
+def schedule(
+    graph: Graph, device: Device = H200, recipes: Recipes | None = None, operands: bool = False, chunk: bool = False
+) -> list[Scheduled]:
     """The kernels of a prepared graph, in launch order: the fastest program where its products can be computed in several ways.
 
     Small ones do without the matrix unit, statistics of their operands are applied before or after. `recipes` say which sums
-    may ride along in another's pass. Where the device may add up in memory, sums do so if the program is faster for it.
+    may ride along in another's pass. With `operands`, what products are made of may be stored. Where the device may add up in
+    memory, sums do so if the program is faster for it. What is launched for every `chunk` may write over what it reads, so
+    its order is kept, and nothing is added to zeros.
     """
-    if device.atomics:
-        in_order = replace(device, atomics=False)
-        return min(_fastest(graph, in_order, recipes), _fastest(graph, device, recipes), key=partial(_time, device))
-    return _fastest(graph, device, recipes)
+    in_order = replace(device, atomics=False)
+    kernels = _fastest(graph, in_order, recipes, operands, chunk)
+    if chunk or not device.atomics:
+        return kernels
+    return min(kernels, _fastest(graph, device, recipes, operands, chunk), key=partial(_time, device))
 
 
 def _time(device: Device, kernels: list[Scheduled]) -> float:
@@ -45,25 +51,35 @@ def _time(device: Device, kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.bounds.alone + len(kernel.zeroed) * device.launch_seconds for kernel in kernels)
 
 
-def _fastest(graph: Graph, device: Device, recipes: Recipes | None) -> list[Scheduled]:
+def _fastest(graph: Graph, device: Device, recipes: Recipes | None, operands: bool, chunk: bool) -> list[Scheduled]:
     """The fastest of the programs that differ in how products are computed."""
     recomputed = recomputed_products(graph.outputs, device)
     wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
-    start = State(graph, wanted, frozenset(), {}, recipes=recipes)
+    start = State(graph, wanted, frozenset(), {}, recomputed, recipes=recipes, apart=chunk)
     outside = statistics_outside(graph, recomputed)
     ways = [start, replace(start, overrides=outside)] if outside else [start]
-    programs = (_lean(replace(way, small_product=limit), recomputed, device) for way in ways for limit in limits(graph))
-    return min(programs, key=_seconds)
+    written = dict.fromkeys((frozenset[Value](), computed_operands(graph) if operands else frozenset()))
+    states = [replace(way, small_product=limit, written=w) for way in ways for limit in limits(graph) for w in written]
+    return min((_lean(state, device) for state in states), key=_seconds)
 
 
-def _lean(start: State, recomputed: frozenset[Value], device: Device) -> list[Scheduled]:
-    """The kernels without large products in memory, unless that takes far longer. What is small is no large product."""
-    kept = _in_levels(start, device)
-    limit = start.small_product
-    large = frozenset(value for value in recomputed if isinstance(value.operation, Reduce) or multiplications(value) > limit)
+def computed_operands(graph: Graph) -> frozenset[Value]:
+    """What products of matrices multiply that is neither in memory nor itself a product or sum."""
+    products = (value for value in graph.values if isinstance(value.operation, Contract))
+    return frozenset(x for value in products for x in value.operands if isinstance(x.operation, Elementwise | Cast))
+
+
+def _lean(state: State, device: Device) -> list[Scheduled]:
+    """The kernels without large products in memory, unless that takes far longer."""
+    kept = _in_levels(replace(state, recomputed=frozenset()), device)
+    large = frozenset(
+        value
+        for value in state.recomputed
+        if isinstance(value.operation, Reduce) or multiplications(value) > state.small_product
+    )
     if not large:
         return kept
-    lean = _in_levels(replace(start, recomputed=large), device)
+    lean = _in_levels(replace(state, recomputed=large), device)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -71,12 +87,12 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
-def _in_levels(start: State, device: Device) -> list[Scheduled]:
+def _in_levels(state: State, device: Device) -> list[Scheduled]:
     """The kernels; where some are launched together, merged so that more can be if that is faster."""
-    kernels = _scheduled(start, device)
+    kernels = _scheduled(state, device)
     if not any(kernel.parts for kernel in kernels):
         return kernels
-    level = _scheduled(replace(start, level=True), device)
+    level = _scheduled(replace(state, level=True), device)
     return min(kernels, level, key=lambda program: sum(kernel.plan.bounds.alone for kernel in program))
 
 
@@ -91,7 +107,8 @@ def _scheduled(state: State, device: Device) -> list[Scheduled]:
         ]
         fixed = [kernel for kernel in kernels if kernel.plan.partial]
         if not fixed:
-            return together(_launch_order([*done, *kernels]), device)
+            order = _launch_order([*done, *kernels])
+            return order if state.apart else together(order, device)
         done += fixed
         state = _after(state, fixed)
 

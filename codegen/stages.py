@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Index
-from gradc.codegen.nodes import Access, Dot, Node, Puller, is_leaf, strides_of, walk
-from gradc.ir import Graph, Value, users_of
+from gradc.codegen.nodes import Access, Dot, Node, Puller, Running, is_leaf, strides_of, walk
+from gradc.ir import Graph, Value, topological, users_of
 from gradc.leaves import Cast, Reshape
 from gradc.types import DType
 
@@ -97,7 +97,8 @@ class Stage:
 class State:
     """A program part-way through scheduling: what is in memory already, and what is computed by other means than written.
 
-    `level` is whether kernels should rather wait for few others than do more each, so that more can be launched together.
+    `written` are Values without a reduction that are stored all the same. `level` is whether kernels should rather wait for few
+    others than do more each, so that more can be launched together; `apart`, that none are.
     """
 
     graph: Graph
@@ -107,7 +108,9 @@ class State:
     recomputed: frozenset[Value] = frozenset()
     small_product: int = 0
     recipes: Recipes | None = None
+    written: frozenset[Value] = frozenset()
     level: bool = False
+    apart: bool = False
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""
@@ -135,11 +138,18 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     values = [value for value in state.values() if value not in state.stored]
     kept = dict.fromkeys(value for value in _representatives(values, state) if value not in state.stored)
     kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
+    kept |= dict.fromkeys(value for value in values if value in state.written)
     kept |= dict.fromkeys(_read_at_many_places(values, kept, state))
     light = _light(values, state)
-    read = {value: None for value in kept if value.size > 1 or value not in light}  # a number is computed again instead
+    again = {value for value in kept if value.size == 1 and value in light and not _goes_on(value)}
+    read = {value: None for value in kept if value not in again}  # a number is computed again instead
     position = {value: i for i, value in enumerate(values)}
     return [_stage(value, axes, read, state) for value in sorted(kept, key=position.__getitem__)]
+
+
+def _goes_on(value: Value) -> bool:
+    """Whether a Value is made of what an array holds before a kernel that writes it."""
+    return any(isinstance(x.operation, Running) for x in topological([value]))
 
 
 def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State) -> Stage:
@@ -228,7 +238,8 @@ def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozense
         if not chained or user.size != value.size or any(x not in light for x in others):
             break
         value = user
-        if storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize:
+        narrow = storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize
+        if narrow or any(isinstance(x.operation, Running) for x in topological(others)):
             best = value
     return value if value in outputs else best  # what is wider in memory is computed by those who read it
 

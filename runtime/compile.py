@@ -44,6 +44,7 @@ class Options:
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
     deterministic: bool = True
+    memory_budget: int | None = None
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Compiled(Generic[P, R]):
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
                     traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
                     prepared = self._programs[full] = Prepared(
-                        traced, Executable(graph, backend, self.options.deterministic), held
+                        traced, Executable(graph, backend, self.options.memory_budget, self.options.deterministic), held
                     )
                     self._last = full
         return prepared
@@ -115,18 +116,22 @@ class Compiled(Generic[P, R]):
         wrt: int | Sequence[int] | None = None,
         device: str | Device | None = None,
         deterministic: bool | None = None,
+        memory_budget: int | None = None,
         **kwargs: Any,
     ) -> Lowered:
         """What would run for arguments like these (arrays, or `gradc.spec` in their place), without running anything.
 
         Differentiates with respect to every floating-point array, or those numbered `wrt` among the array leaves; `()` for none.
         Schedules are made for `device` ("H100", "A100", "MI300X", "RTX 4090", ...); for the GPU here unless told, for an H200 where
-        there is none. Without `deterministic` (as compiled unless told) sums may be added up by atomics. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device without figures.
+        there is none. Without `deterministic` sums may be added up by atomics; `memory_budget` is in bytes. Both are as in `compile`,
+        and as they were there unless told. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device
+        without figures and a budget that is too small.
         """
         in_order = self.options.deterministic if deterministic is None else deterministic
         figures = replace(chosen_device(device), atomics=not in_order)
+        budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-        return lowered(graph, wrt, figures)
+        return lowered(graph, wrt, figures, budget)
 
 
 def _is_known_by_address(x: Any) -> bool:
@@ -159,13 +164,13 @@ def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[s
     return traced, graph
 
 
-def lowered(graph: Graph, wrt: int | Sequence[int] | None, device: Device = H200) -> Lowered:
+def lowered(graph: Graph, wrt: int | Sequence[int] | None, device: Device = H200, budget: int | None = None) -> Lowered:
     """A normalised graph lowered, with its gradient unless `wrt` is empty."""
     places = differentiated_inputs(graph, wrt)
     if not places or not any(value.dtype.is_floating for value in graph.outputs):
-        result = Lowered(graph, lower_graph(graph, device, recipes_on_disk()), None, device)
+        result = Lowered(graph, lower_graph(graph, device, recipes_on_disk(), budget), None, device)
     else:
-        result = Lowered(graph, *lower_pair(graph, places, device, recipes_on_disk()), device)
+        result = Lowered(graph, *lower_pair(graph, places, device, recipes_on_disk(), budget), device)
     log("fusion", result.explain)
     return result
 
@@ -220,6 +225,13 @@ def resolve_backend(wanted: str, arrays: Sequence[Any]) -> str:
     return "triton" if any(getattr(array, "is_cuda", False) for array in arrays) else "numpy"
 
 
+def checked_budget(budget: int | None) -> int | None:
+    """The budget, if it is a number of bytes; otherwise TraceError."""
+    if budget is None or (isinstance(budget, int) and not isinstance(budget, bool) and budget > 0):
+        return budget
+    raise TraceError(f"memory_budget is {budget!r}", advice="Give a number of bytes, such as `memory_budget=2**30`.")
+
+
 @overload
 def compile(function: Callable[P, R], /) -> Compiled[P, R]: ...
 @overload
@@ -230,6 +242,7 @@ def compile(
     dynamic: bool | None = None,
     tune: str = "none",
     deterministic: bool = True,
+    memory_budget: int | None = None,
 ) -> Callable[[Callable[P, R]], Compiled[P, R]]: ...
 @public
 def compile(
@@ -241,6 +254,7 @@ def compile(
     dynamic: bool | None = None,
     tune: str = "none",
     deterministic: bool = True,
+    memory_budget: int | None = None,
 ) -> Any:
     """Decorates a function of arrays: it runs as fused kernels, and so does its gradient.
 
@@ -251,11 +265,16 @@ def compile(
     atomics where that is predicted to be faster, and round differently from call to call. Schedules are chosen without a
     search (`tune`).
 
+    `memory_budget` is how many bytes the emitted forward and backward may have allocated at any moment beside arguments and
+    results, what is kept from the one for the other included; to keep to it they compute large intermediates in chunks, again where
+    need be. Without one, no intermediate is stored that is large beside what it is made from and what it gives.
+
     What the function reads besides its arguments may change between calls: arrays are read, and differentiated on torch's
     tape, at every call; other numbers, functions and attributes that it names make another program. Only a number taken out of
     an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it was: pass it as an argument.
 
-    Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet.
+    Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet; when first
+    called, for a budget that is too small, with the least that is possible.
     """
     if function is not None and not callable(function):
         advice = (
@@ -269,7 +288,7 @@ def compile(
     if tune != "none" or dynamic is not None:
         raise UnsupportedError("dynamic shapes and tuning are not there yet", advice="Leave dynamic and tune as they are.")
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
-    options = Options(backend, names, deterministic)
+    options = Options(backend, names, deterministic, checked_budget(memory_budget))
     if function is not None:
         return Compiled(function, options)
 

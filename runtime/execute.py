@@ -33,14 +33,15 @@ from gradc.runtime.workers import interpret
 class Executable:
     """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton".
 
-    Without `deterministic`, kernels may add floats up by atomics. `arrays` are always the arguments and then the `literals()`.
+    `arrays` are always the arguments and then the `literals()`. `memory_budget` limits what emitted programs allocate. Without
+    `deterministic`, their kernels may add floats up by atomics.
     """
 
-    def __init__(self, graph: Graph, backend: str, deterministic: bool = True):
+    def __init__(self, graph: Graph, backend: str, memory_budget: int | None = None, deterministic: bool = True):
         if backend != "numpy":
             require("torch", "triton", what=f"backend={backend!r}")
         self.graph = with_literals(graph)
-        self.backend, self.deterministic = backend, deterministic
+        self.backend, self.memory_budget, self.deterministic = backend, memory_budget, deterministic
         self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._partitions: dict[tuple[int, ...], Partition] = {}
@@ -79,9 +80,9 @@ class Executable:
             if wrt not in self._plans:
                 present = present_device() if self.backend == "triton" else H200
                 device = replace(present, atomics=not self.deterministic)
-                self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache(), device)
+                self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache(), device, self.memory_budget)
                 log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
-                log("fusion", lambda: told(self.graph, wrt, device))
+                log("fusion", lambda: told(self.graph, wrt, device, self.memory_budget))
                 log("kernel", self._plans[wrt].source)
             return self._plans[wrt]
 
@@ -107,10 +108,10 @@ class Executable:
         return getattr(load_module(plan.source), function)(*([to_torch(array, device) for array in arrays] or [device]))
 
 
-def told(graph: Graph, wrt: tuple[int, ...], device: Device) -> str:
+def told(graph: Graph, wrt: tuple[int, ...], device: Device, budget: int | None = None) -> str:
     """What was fused in a program, in words."""
     recipes = recipes_on_disk()
-    program = lower_pair(graph, wrt, device, recipes)[0] if wrt else lower_graph(graph, device, recipes)
+    program = lower_pair(graph, wrt, device, recipes, budget)[0] if wrt else lower_graph(graph, device, recipes, budget)
     return "\n".join(story(sequence) for sequence in program.sequences)
 
 

@@ -31,15 +31,20 @@ class Plan:
     kept: tuple[tuple[str, int], ...] = ()
 
 
-def make_plan(graph: Graph, wrt: tuple[int, ...], cache: DiskCache, device: Device) -> tuple[Plan, bool]:
-    """The plan for a normalised graph, differentiable with respect to the inputs `wrt`; and whether it was on disk."""
+def make_plan(
+    graph: Graph, wrt: tuple[int, ...], cache: DiskCache, device: Device, budget: int | None = None
+) -> tuple[Plan, bool]:
+    """The plan for a normalised graph, differentiable with respect to the inputs `wrt`; and whether it was on disk.
+
+    `budget` limits its memory, as in `lower_pair`.
+    """
     inputs = repr([v.operation for v in graph.inputs])
-    key = digest("plan", FORMAT, compiler_state(), str(graph), inputs, repr(wrt), repr(device))
+    key = digest("plan", FORMAT, compiler_state(), str(graph), inputs, repr(wrt), repr(device), repr(budget))
     found = cache.get(key)
     if found is not None and {"module.py", "plan.json"} <= found.keys():
         content = json.loads(found["plan.json"])
         return Plan(found["module.py"], content["outputs"], tuple((kind, i) for kind, i in content["kept"])), True
-    plan = _lowered(graph, wrt, device)
+    plan = _lowered(graph, wrt, device, budget)
     cache.put(key, {"module.py": plan.source, "plan.json": json.dumps({"outputs": plan.outputs, "kept": plan.kept})})
     return plan, False
 
@@ -51,10 +56,10 @@ def compiler_state() -> str:
     return digest(version("gradc"), *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
 
 
-def _lowered(graph: Graph, wrt: tuple[int, ...], device: Device) -> Plan:
+def _lowered(graph: Graph, wrt: tuple[int, ...], device: Device, budget: int | None) -> Plan:
     if not wrt:
-        return Plan(lower_graph(graph, device, recipes_on_disk()).source, len(graph.outputs))
-    program, split = lower_pair(graph, wrt, device, recipes_on_disk())
+        return Plan(lower_graph(graph, device, recipes_on_disk(), budget).source, len(graph.outputs))
+    program, split = lower_pair(graph, wrt, device, recipes_on_disk(), budget)
     return Plan(program.source, len(graph.outputs), places(split))
 
 
