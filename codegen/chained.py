@@ -7,6 +7,7 @@ them; what they own besides is spread over programs in tiles. Which products are
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,6 +16,8 @@ from gradc.codegen.estimate import finished_plan
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
+from gradc.codegen.runs import status_of
+from gradc.codegen.skips import Positional
 from gradc.codegen.stages import Stage
 
 MOST_RESIDENT = 256  # extent of one resident axis
@@ -25,6 +28,7 @@ WIDE_REGISTERS = (
     430  # the same with the operands of a thread that multiplies without a matrix unit; it reads most of them as needed
 )
 COMPUTED = 4  # transposing a computed operand moves it through memory; one that is loaded is only read another way
+LONG, LONG_LIVE = 20, 3  # functions in an expression that keeps so many intermediate results alive
 SMALLEST = 16  # extent of a matrix unit's operand
 
 Axes = tuple[Axis, ...]
@@ -88,7 +92,7 @@ def _assigned(stages: Sequence[Stage]) -> Assignment | None:
     loop = next((stage.reduced for stage in stages if frozenset(stage.reduced) in loops), ())
     if frozenset(loop) & batch and not frozenset(loop) <= batch:
         return None
-    groups = _resident_groups(summed, [axis for stage in stages for axis in stage.own if axis in resident])
+    groups = _resident_groups(summed, [axis for stage in stages for axis in stage.own if axis in resident], stages)
     if groups is None or any(prod(axis.size for axis in group) > MOST_RESIDENT for group in groups):
         return None
     spread = [axis for axis in stages[0].own if axis in common and axis not in resident]
@@ -102,14 +106,17 @@ def _summed(node: Node) -> Axes:
     return node.detail.summed if node.kind == "dot" else node.detail[1]
 
 
-def _resident_groups(summed: list[Axes], own: list[Axis]) -> tuple[Axes, ...] | None:
-    """Resident axes that are iterated as one: those summed together, and neighbours that a stage owns."""
+def _resident_groups(summed: list[Axes], own: list[Axis], stages: Sequence[Stage]) -> tuple[Axes, ...] | None:
+    """Resident axes that are iterated as one: those summed together, and those that the same stages own and the same ones sum over."""
     groups = list(summed)
     taken = [axis for group in groups for axis in group]
     if len(set(taken)) < len(taken):
         return None
-    rest = tuple(dict.fromkeys(axis for axis in own if axis not in taken))
-    return (*groups, *((rest,) if rest else ()))
+    rest: dict[tuple[int, ...], Axes] = {}
+    for axis in dict.fromkeys(axis for axis in own if axis not in taken):
+        status = status_of(stages, axis)
+        rest[status] = (*rest.get(status, ()), axis)
+    return (*groups, *rest.values())
 
 
 def _tiles(spread: list[Axis], products: Sequence[Node]) -> tuple[Axes, ...]:
@@ -193,9 +200,11 @@ def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], wide: bool) ->
     rows = max((axis.block for axis in axes if axis.role == "grid"), default=1)
     carried = [stage.heavy for stage in stages if stage.heavy is not None and frozenset(stage.reduced) & looped]
     nested = {(node.value.number, node.detail): node for stage in stages for node in stage.inner}
-    accumulators = sum(_extent(axes, _accumulated(heavy)) for heavy in carried)
+    accumulators = sum(
+        _extent(axes, heavy.axes if any(h.kind == "dot" for h in carried) else heavy.operands[0].axes) for heavy in carried
+    )
     inner = [_extent(axes, node.axes if node.kind == "dot" else node.operands[0].axes) for node in nested.values()]
-    tiles = accumulators + sum(inner) + max(inner)
+    tiles = accumulators + sum(inner) + max(inner) + _beside(axes, stages, looped)
     products = [node for node in nested.values() if node.kind == "dot"]
     outside = sum(_extent(axes, x.axes) // 2 for node in products for x in node.operands if not x.axes & looped)
     depth = max((_extent(axes, frozenset(node.detail.summed)) for node in products), default=0)
@@ -211,9 +220,31 @@ def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], wide: bool) ->
     return 0
 
 
-def _accumulated(heavy: Node) -> frozenset[Axis]:
-    """The axes of what a reduction carries along its loop: a product its result, any other a lane for each of the tile's."""
-    return heavy.axes if heavy.kind == "dot" else heavy.operands[0].axes
+def _beside(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], looped: frozenset[Axis]) -> int:
+    """Registers of what is computed beside the products over a whole tile: a bias by distance, a mask of data, random numbers."""
+    pure: set[Node] = set()
+    positions, found = Positional(), {}
+    nodes = walk([stage.root for stage in stages])
+    uses = Counter(x.value.number for node in nodes for x in set(node.operands))
+    for node in nodes:
+        if node.kind in ("load", "position", "constant", "guard") or (
+            node.kind in ("apply", "cast") and pure.issuperset(node.operands)
+        ):
+            pure.add(node)
+            continue
+        for x in pure.intersection(node.operands):
+            made = x.kind in ("apply", "cast") or (x.kind == "load" and uses[x.value.number] > len(stages))
+            wide = made and sum(1 for k in axes if k.block > 1 and x.axes & frozenset(k.axes)) > 1
+            if wide and x.axes & looped and positions.ramp(x) is None:
+                found[x.value.number] = x
+    return sum(_extent(axes, x.axes) * _words(x) for x in found.values())
+
+
+def _words(node: Node) -> int:
+    """Registers for each element while an expression is computed: of a long one several intermediate results are alive."""
+    nodes = [x for x in walk([node]) if x.kind == "apply"]
+    widest = max((x.dtype.compute.itemsize for x in nodes), default=4)
+    return max(1, widest // 4) * (LONG_LIVE if len(nodes) > LONG else 1)
 
 
 def _pipeline(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], setting: Setting) -> int:

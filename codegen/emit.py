@@ -7,6 +7,7 @@ goes to the next pass. Expressions are printed by `expressions.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -15,11 +16,12 @@ from gradc.codegen.dispatch import Dispatcher, same_text
 from gradc.codegen.explain import schedule_line
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
-from gradc.codegen.index import Axis, term_axes, term_extent
+from gradc.codegen.index import Index
 from gradc.codegen.names import Names
 from gradc.codegen.nodes import Access, Node, Puller, data_of, walk
 from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis, Scheduled
+from gradc.codegen.positions import wide_axes
 from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
 from gradc.codegen.scattered import is_scattered, scattered
@@ -30,8 +32,6 @@ from gradc.codegen.stages import Stage
 from gradc.codegen.whole import Stretch, whole_tiles
 from gradc.ir import Value
 from gradc.types import DType
-
-LIMIT_32 = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class _Kernel:
         self.nodes = walk([*(store.node for store in self.stores), *places])
         self.split = next((axis for axis in self.axes if axis.role == "split"), None)
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
-        wide = self._needs_64_bits()
+        wide = wide_axes(self.axes, self._indices())
         self.root = Scope(None, frozenset(axis for axis in self.axes if axis.role in ("grid", "resident")))
         self.notes: list[str] = []
         self.print = Expressions(
@@ -123,6 +123,7 @@ class _Kernel:
             self.root,
             wide,
         )  # a place is read in an address and a mask
+        self.print.rereads = self.split if self.plan.rereads else None
 
     def _store(self, stage: Stage) -> Store:
         access = stage.store
@@ -136,29 +137,21 @@ class _Kernel:
             return Store(found.term, self.kernel.buffers[stage.value], found.access, stage)
         return Store(heavy, self.kernel.buffers[stage.value], Access(unplaced(stage.value), access.index), stage)
 
-    def _needs_64_bits(self) -> frozenset[KernelAxis]:
-        """The axes whose positions take 64 bits: those that carry some array, or a position itself, far past 2**31."""
-        accesses = [node.detail for node in self.nodes if node.kind == "load"] + [store.access for store in self.stores]
-        offsets = [access.offset for access in accesses]
-        offsets += [node.detail for node in self.nodes if node.kind == "position"]
-        far: set[Axis] = set()
-        for offset in offsets:
-            low, high = offset.bounds()
-            if max(-low, high) >= LIMIT_32:
-                long = {
-                    axis
-                    for term, step in offset.terms
-                    if abs(step) * term_extent(term) >= LIMIT_32 // 8
-                    for axis in term_axes(term)
-                }
-                far |= long or offset.axes
-        return frozenset(axis for axis in self.axes if far & set(axis.axes))
+    def _indices(self) -> Iterator[Index]:
+        """Everything that is computed from positions as whole numbers."""
+        for node in self.nodes:
+            if node.kind == "load":
+                yield node.detail.offset
+                yield from (guard.index for guard in node.detail.guards)
+            elif node.kind in ("position", "guard"):
+                yield node.detail if node.kind == "position" else node.detail.index
+        yield from (store.access.offset for store in self.stores)
 
     # The walk --------------------------------------------------------------------------------------------------------
 
     def emit(self, name: str, heading: list[str], part: bool) -> Emitted:
         """The kernel, or as a `part` of one a function that is told which of its programs it runs as."""
-        self.print.place_programs(self.split, given=part)
+        self.print.positions.place_programs(self.print.multiplies, given=part)
         if self.split is None:
             self._body(self.root, self.stores, [])
         else:
@@ -191,7 +184,9 @@ class _Kernel:
         body.close()
         for node in carried:
             self.print.finish_accumulator(self.root, node)
-        self._body(self.root, [store for store in self.stores if store not in along], [], passes=False)
+        rest = [store for store in self.stores if store not in along]
+        self._body(self.root, [store for store in rest if store.node not in carried], [])
+        self._body(self.root, [store for store in rest if store.node in carried], [], passes=False)
 
     def _runs_along(self, node: Node, store: Store, axis: KernelAxis) -> bool:
         return bool(frozenset(store.stage.own) & frozenset(axis.axes)) and store.stage.value not in self.plan.partial
@@ -209,8 +204,26 @@ class _Kernel:
             self._passes(scope, loop, stores, carried, late_stores, late_carried)
         for node in late_carried:
             self.print.accumulate(scope, node)
+        self._fold_rows(scope, [store.node for store in late_stores])
         for store in late_stores:
             self._write(scope, store)
+
+    def _fold_rows(self, scope: Scope, results: list[Node]) -> None:
+        """Reductions of resident rows, those that wait for fewest others first: what needs them all is computed after them."""
+        resident = tuple(axis for k in self.axes if k.role == "resident" for axis in k.axes)
+        missing: dict[Node, None] = {}
+        waiting = list(results)
+        while waiting:
+            node = waiting.pop()
+            if node not in missing and scope.find(node) is None:
+                missing[node] = None
+                waiting += node.operands
+        needed = [node for node in walk(results) if node in missing]
+        rows = [node for node in needed if node.kind == "reduce" and not set(resident).isdisjoint(node.detail[1])]
+        if len(rows) > 1:
+            ready = passes(needed, resident, None).ready
+            for node in sorted(rows, key=lambda node: ready[node]):
+                self.print.at(node, scope)
 
     def _along(self, node: Node, axis: KernelAxis) -> bool:
         return bool(node.axes & frozenset(axis.axes))

@@ -27,9 +27,16 @@ from gradc.ir import Value
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
 SEVERAL = 0.9  # of that, since each of several products has narrower tiles
 OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
+MINOR, SMALL = (
+    16,
+    1 << 20,
+)  # a result so many times smaller than all that is moved, or of fewer bytes: how it is written matters little
+EACH = 8  # rows that one thread has elements of, at most
+STATES = 2  # numbers carried for a reduction folded tile by tile: itself and what others are kept for
 OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
 MOST_RESIDENT = 16  # programs of one processor
+OWN_SHARE = 0.25  # of a processor's own memory that what all its programs read may keep for itself
 CACHE_SHARE = 0.5  # of the cache that rows can count on: the rest holds what is written and what is read once
 
 
@@ -39,16 +46,17 @@ def finished_plan(
     partial: frozenset[Value],
     setting: Setting,
     share: float | None = None,
+    rereads: bool = False,
     atomic: bool = False,
 ) -> Plan:
     """The plan with these roles: sums ride along with what they depend on where that is cheaper than a pass.
 
-    With `atomic`, memory adds up the partial results. `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell.
+    `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell; `rereads` says
+    that what all rows of a program have in common is read for each of them; `atomic`, that memory adds up partial results.
     """
-    plans = [
-        _plan(stages, axes, partial, setting, recipes, share, atomic) for recipes in dict.fromkeys((setting.recipes, None))
-    ]
-    return min(plans, key=lambda p: p.seconds)
+    choices = dict.fromkeys((setting.recipes, None)) if any(axis.role == "loop" for axis in axes) else (setting.recipes,)
+    plans = [_plan(stages, axes, partial, setting, recipes, share, atomic) for recipes in choices]
+    return replace(min(plans, key=lambda p: p.seconds), rereads=rereads)
 
 
 def _plan(
@@ -63,20 +71,26 @@ def _plan(
     """What the roles make of the stages: what is stored and read, warps, and seconds."""
     axes = _named(axes)
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
-    multiplies, warps = any(map(is_product, stages)), _warps(axes, stages, setting.device)
-    arrays = _arrays(stages, axes, setting)
+    multiplies, arrays = any(map(is_product, stages)), _arrays(stages, axes, setting)
+    written = {stage: _stored_bytes(stage, axes, partial, setting, atomic) for stage in stages if stage.value in stored}
+    warps = _warps(axes, stages, setting.device)
+    if not multiplies:
+        warps = min(warps, _storing_warps(axes, written, arrays, setting))
     looped = tuple(axis for k in axes if k.role == "loop" for axis in k.axes)
-    times, repeated = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0)
+    nothing: frozenset[Value] = frozenset()
+    times, repeated, folded = _repeated(stages, looped, partial, stored, recipes) if looped else (_reads(stages), 0, nothing)
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
-    needed = _registers(stages, axes, partial, arrays, warps, setting.device)
+    needed = _registers(stages, axes, partial, folded, arrays, warps, setting.device)
     flying = min(programs, setting.device.processors * resident(needed, warps, setting.device))
     stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
-    written = sum(_stored_bytes(stage, axes, partial, setting, atomic) for stage in stages if stage.value in stored)
-    moved = written + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
-    shared = written + sum(array.bytes * _visits_by_all(array, times[array.value], share) for array in arrays)
+    moved = sum(written.values()) + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
+    readers = {array: _readers(array, programs, setting.device) for array in arrays}
+    shared = sum(written.values()) + sum(
+        array.bytes * _visits_by_all(array, readers[array], times[array.value], share) for array in arrays
+    )
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     afterwards = _running_bytes(stages) / setting.device.bandwidth if multiplies else 0.0
@@ -185,8 +199,11 @@ def _repeated(
     partial: frozenset[Value],
     stored: Mapping[Value, None],
     recipes: Recipes | None,
-) -> tuple[dict[Value, int], int]:
-    """How often each array is read, and the operations done again: once for each pass over the looped axis that needs them."""
+) -> tuple[dict[Value, int], int, frozenset[Value]]:
+    """How often each array is read, and the operations done again: once for each pass over the looped axis that needs them.
+
+    And the stages whose reductions move together: each tile of them is folded at once.
+    """
     nodes = joined(stages)
     carried = {nodes[stage.heavy] for stage in stages if stage.value in partial and stage.heavy is not None}
     order = walk(
@@ -209,7 +226,9 @@ def _repeated(
             reads[node.detail.buffer] = max(reads[node.detail.buffer], count)
     again = sum((count - 1) * operations(node) for node, count in times.items())
     repairs = sum(2 * (ride.recipe.rank - 1) * operations(node) for node, ride in found.rides.items())
-    return reads, again + repairs
+    together = {*found.rides, *(x for ride in found.rides.values() for sources in ride.sources for x in sources)}
+    folded = frozenset(stage.value for stage in stages if stage.heavy is not None and nodes[stage.heavy] in together)
+    return reads, again + repairs, folded
 
 
 def _within_a_pass(sinks: Sequence[Node], looped: tuple[Axis, ...]) -> set[Node]:
@@ -254,9 +273,15 @@ def _visits(times: int, share: float) -> float:
     return max(1.0, times * share)
 
 
-def _visits_by_all(array: Array, times: int, share: float) -> float:
+def _visits_by_all(array: Array, readers: int, times: int, share: float) -> float:
     """How often an array goes from the cache to the programs: those that read it along the loop leave the rest of its tiles."""
-    return max(1.0, times * array.readers * (share if array.looped else 1.0))
+    return max(1.0, times * readers * (share if array.looped else 1.0))
+
+
+def _readers(array: Array, programs: int, device: Device) -> int:
+    """Who fetches an array from the cache: programs, or processors where all programs read the same few bytes, which each keeps by itself."""
+    alike = array.readers == programs and array.row <= OWN_SHARE * device.shared_bytes
+    return min(array.readers, device.processors) if alike else array.readers
 
 
 def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:
@@ -292,24 +317,27 @@ def _registers(
     stages: Sequence[Stage],
     axes: tuple[KernelAxis, ...],
     partial: frozenset[Value],
+    folded: frozenset[Value],
     arrays: Sequence[Array],
     warps: int,
     device: Device,
 ) -> int:
     """What is read, what is summed up over loops, what is being computed, and what every thread takes besides.
 
-    A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count.
+    A product that is summed has a tile larger than any array's. The compiler interleaves such sums, so all of them count. What
+    is folded tile by tile is a number a row, which every thread has of its rows.
     """
     tiles = [_result_tile(stage, axes) if is_product(stage) else _tile(stage, axes) for stage in stages]
     looped = frozenset(axis for k in axes if k.role == "loop" for axis in k.axes)
     sums = sum(
         tile
         for stage, tile in zip(stages, tiles, strict=True)
-        if stage.value in partial or not looped.isdisjoint(stage.reduced)
+        if stage.value in partial or (stage.value not in folded and not looped.isdisjoint(stage.reduced))
     )
     largest = max((array.elements for array in arrays), default=1)
     computing = max(max(tiles, default=1), sum(tile for tile in tiles if tile > largest))
-    return sum(array.tile for array in arrays) // 4 + computing + sums + OTHER_REGISTERS * warps * device.warp
+    states = sum(STATES * min(EACH, _result_tile(stage, axes)) for stage in stages if stage.value in folded)
+    return sum(array.tile for array in arrays) // 4 + computing + sums + (states + OTHER_REGISTERS) * warps * device.warp
 
 
 def resident(needed: int, warps: int, device: Device) -> int:
@@ -339,6 +367,18 @@ def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], device: Device
     tile = held_tile(stages, axes)
     each = 4 if any(stage.folded for stage in stages) else 16
     return max(1, min(MOST_THREADS // device.warp, tile // (each * device.warp)))
+
+
+def _storing_warps(
+    axes: tuple[KernelAxis, ...], written: Mapping[Stage, int], arrays: Sequence[Array], setting: Setting
+) -> int:
+    """The warps that write all that is worth it 16 bytes a thread: a result may be smaller than what it is folded from."""
+    most, moved = MOST_THREADS, sum(written.values()) + sum(array.bytes for array in arrays)
+    for stage, count in written.items():
+        if count >= SMALL and count * MINOR >= moved:
+            tile = _result_tile(stage, axes) * storage_dtype(stage.value, setting.outputs).itemsize
+            most = min(most, tile // (16 * setting.device.warp))
+    return max(1, most)
 
 
 def _named(axes: tuple[KernelAxis, ...]) -> tuple[KernelAxis, ...]:

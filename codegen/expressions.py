@@ -67,6 +67,7 @@ class Expressions:
         self.narrow = Narrowing()
         self.simpler: Mapping[Node, Node] = {}  # what expressions are instead in the loop that is being printed
         self.multiplies = any(node.kind == "dot" for node in nodes)
+        self.rereads: KernelAxis | None = None  # in whose loop tiles are read that are the same in all of it
 
     def instead(self, axis: KernelAxis, other: KernelAxis) -> Expressions:
         """Prints the same kernel with one of its axes gone along in other steps, under other names."""
@@ -77,9 +78,6 @@ class Expressions:
         return result
 
     # Header ----------------------------------------------------------------------------------------------------------
-
-    def place_programs(self, split: KernelAxis | None, given: bool) -> None:
-        self.positions.place_programs(split, given)
 
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         self.positions.open_split(body, split)
@@ -156,6 +154,8 @@ class Expressions:
 
     def _uses_axis(self, node: Node, axis: KernelAxis) -> bool:
         inside = frozenset(axis.axes)
+        if axis is self.rereads and node.kind == "load" and self.tile_axes(node.axes):
+            return True
         needs_mask = node.kind == "reduce" and axis.role in ("split", "loop") and bool(inside & frozenset(node.detail[1]))
         return bool(node.axes & inside) or needs_mask
 

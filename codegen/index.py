@@ -69,6 +69,14 @@ class Index:
         return low, high
 
 
+def sums_of(index: Index) -> Iterator[Index]:
+    """An index, and every one that it takes a part of."""
+    yield index
+    for term, _ in index.terms:
+        if isinstance(term, Part):
+            yield from sums_of(term.index)
+
+
 def term_axes(term: Term) -> Iterable[Axis]:
     if isinstance(term, Axis):
         return (term,)

@@ -167,10 +167,21 @@ class Puller:
             x = self.at(value.operands[0], index, guards)
             return Node("cast", (x,), value.dtype, value, operation.dtype, x.axes)
         if isinstance(operation, structure.Marker):
-            return self.at(value.operands[0], index, guards)
+            x = self.at(value.operands[0], index, guards)
+            return self._as_held(value, x) if isinstance(operation, structure.Keep) else x
         if isinstance(operation, structure.Reduce | structure.Contract | structure.Cumulative):
             return self._reduction(value, index)
         return self._view(value, index, guards)
+
+    def _as_held(self, value: Value, x: Node) -> Node:
+        """Rounded to the dtype of a Value, unless that is how it lies in memory."""
+        stored = getattr(value.operands[0].operation, "stored", None) or value.dtype
+        as_it_lies = is_leaf(value.operands[0]) and stored == value.dtype
+        return (
+            x
+            if as_it_lies or value.dtype.compute == value.dtype
+            else Node("cast", (x,), value.dtype, value, value.dtype, x.axes)
+        )
 
     def _apply(self, value: Value, row: ops.Elementwise, operands: list[Node]) -> Node:
         axes = frozenset(axis for x in operands for axis in x.axes)

@@ -201,9 +201,16 @@ class Online:
             values[f"{state}_by"] = by
 
     def _explain(self, body: Scope, ride: Ride) -> None:
-        names = {name: self.print.wish(leaf).rstrip("_") for name, leaf in ride.leaves.items()}
+        names = {name: self._shown(body, leaf) for name, leaf in ride.leaves.items()}
         for line in ride.recipe.proof:
             body.add(f"# {SHOWN.sub(lambda found: names[found[1]], line)}")
+
+    def _shown(self, body: Scope, leaf: Node) -> str:
+        """What a leaf is called in a proof: as its variable is, a state without what tells before from after."""
+        if leaf in self.references:
+            return self.references[leaf].before.text.replace("_at", "")
+        known = body.find(leaf)
+        return known.text if known is not None and known.text.isidentifier() else self.print.wish(leaf).rstrip("_")
 
     def _summand(self, body: Scope, node: Node, i: int, values: Mapping[str, Variable]) -> Variable:
         """Σ of the i-th entry of the basis over this tile."""

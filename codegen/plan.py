@@ -129,6 +129,7 @@ class Plan:
     passes: int  # along the looped axis
     parts: tuple[Plan, ...] = ()  # of the kernels launched together
     atomic: bool = False  # whether partial results are added up in memory at once
+    rereads: bool = False  # what all rows of a program have in common, for each of them: no registers are left to keep it in
 
     @property
     def seconds(self) -> float:

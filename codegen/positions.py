@@ -6,19 +6,21 @@ expressions are printed by `expressions.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from math import prod
 from typing import Any
 
-from gradc.codegen.bounds import Sum, Symbol, start_and_stop, whole_edge
-from gradc.codegen.index import Axis, Datum, Index, Part
+from gradc.codegen.bounds import LIMIT, Sum, Symbol, start_and_stop, whole_edge
+from gradc.codegen.index import Axis, Datum, Index, Part, sums_of, term_axes, term_extent
 from gradc.codegen.names import Names
 from gradc.codegen.nodes import Guard, has_datum
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
 from gradc.ir import Value
 
+GROUP_ROWS = 8  # tiles of rows that go over the columns together where tiles are many on both sides of a product
+FAR = LIMIT // 8  # a share of an index that goes past 2**31 which makes its axes count in 64 bits
 PLURALS = {"at": "size", "row": "rows", "column": "columns", "inner": "inner_size"}
 
 
@@ -39,6 +41,7 @@ class Positions:
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
         self._programs: dict[KernelAxis, str] = {}
         self._starts: dict[KernelAxis, str] = {}
+        self._aligned: set[KernelAxis] = set()  # looped axes whose tiles start at multiples of their extent
 
     def instead(self, axis: KernelAxis, other: KernelAxis, compute: Callable[[Any, Scope], Variable]) -> Positions:
         """The same positions with one axis gone along in other steps."""
@@ -85,13 +88,22 @@ class Positions:
 
     # Programs and loops ----------------------------------------------------------------------------------------------
 
-    def place_programs(self, split: KernelAxis | None, given: bool) -> None:
+    def place_programs(self, multiplies: bool, given: bool) -> None:
         """Which tile of every grid axis this program has, from the one program id; it is an argument where it is `given`."""
         spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
+        program = "pid" if given else "tl.program_id(0)"
+        if (
+            multiplies
+            and not given
+            and len(spread) > 1
+            and all(k.block > 1 and k.programs >= 2 * GROUP_ROWS for k in spread[-2:])
+        ):
+            program = self._place_group(spread[-2], spread[-1], others=len(spread) > 2)
+            spread = spread[:-2]
         if len(spread) == 1:
-            self._programs[spread[0]] = "pid" if given else "tl.program_id(0)"
-        elif spread and not given:
-            self.root.add("pid = tl.program_id(0)")
+            self._programs[spread[0]] = program
+        elif spread and program != "pid":
+            self.root.add(f"pid = {program}")
         for axis in reversed(spread if len(spread) > 1 else []):
             if axis is spread[0]:
                 self._programs[axis] = "pid"
@@ -104,12 +116,41 @@ class Positions:
             if axis.role == "resident":
                 self._define(self.root, axis, f"tl.arange(0, {self.block(axis)})")
             elif axis.role == "grid":
-                self._define(self.root, axis, self._tile(axis, self._programs.get(axis, "0")))
+                self._define(self.root, axis, self._tile(axis, self._program(axis)))
+
+    def _place_group(self, row: KernelAxis, column: KernelAxis, others: bool) -> str:
+        """Some rows of tiles at a time go over all columns, so that the programs in flight share what they read.
+
+        Returns which of all such tables of tiles a program is in, where there are `others`.
+        """
+        add, fresh = self.root.add, self.names.fresh
+        rows, columns, pid = fresh(f"{row.name}_tiles"), fresh(f"{column.name}_tiles"), "pid"
+        group, first, height = fresh("GROUP_ROWS"), fresh("first_row"), fresh("group_rows")
+        self.parameters[group] = ("constexpr", GROUP_ROWS)
+        self._programs |= {axis: fresh(f"{axis.name}_tile") for axis in (row, column)}
+        add(f"{rows} = {self._program_count(row)}")
+        add(f"{columns} = {self._program_count(column)}")
+        add(f"{pid} = tl.program_id(0)" + (f" % ({rows} * {columns})" if others else ""))
+        add(f"{first} = {pid} // ({group} * {columns}) * {group}", "a few rows of tiles go over all columns together")
+        add(f"{height} = tl.minimum({rows} - {first}, {group})")
+        add(f"{self._programs[row]} = {first} + {pid} % ({group} * {columns}) % {height}")
+        add(f"{self._programs[column]} = {pid} % ({group} * {columns}) // {height}")
+        if not others:
+            return ""
+        table = fresh("table")
+        add(f"{table} = tl.program_id(0) // ({rows} * {columns})")
+        return table
 
     def _program_count(self, axis: KernelAxis) -> str:
         if axis.role == "split":
             return self._parts_count(axis)
-        return self.size(axis) if axis.block == 1 else f"tl.cdiv({self.size(axis)}, {self.block(axis)})"
+        size = _in_64_bits(self.size(axis)) if is_long(axis) else self.size(axis)
+        return size if axis.block == 1 else f"tl.cdiv({size}, {self.block(axis)})"
+
+    def _program(self, axis: KernelAxis) -> str:
+        """The number of the tile (or part) of an axis a program has: 64 bits wide where positions along it are."""
+        program = self._programs.get(axis, "0")
+        return _in_64_bits(program) if is_long(axis) else program
 
     def _parts_count(self, axis: KernelAxis) -> str:
         key = (axis, -1, -1)
@@ -125,8 +166,8 @@ class Positions:
 
     def _define(self, scope: Scope, axis: KernelAxis, text: str) -> None:
         name = self._variables[axis]
-        if axis in self.wide:
-            text = f"tl.cast({text}, tl.int64)" if text != "0" else text
+        if axis in self.wide and text != "0" and not (is_long(axis) and axis.role != "resident"):
+            text = _in_64_bits(text)
         if text != name:
             scope.add(f"{name} = {text}")
         if axis.overhangs:
@@ -134,7 +175,7 @@ class Positions:
 
     def open_split(self, body: Scope, split: KernelAxis) -> None:
         """Each program takes tiles part, part + parts, part + 2*parts, ..."""
-        program = self._programs.get(split, "0")
+        program = self._program(split)
         name = self._variables[split]
         count = self._parts_count(split)
         if split.block == 1:
@@ -145,6 +186,7 @@ class Positions:
             step = self.block(split)
             start = "0" if program == "0" else f"{program} * {step}"
             body.header = f"for {tile} in range({start}, {self.size(split)}, {count} * {step}):"
+            self._aligned |= {split} - self.wide
             self._define(body, split, f"{tile} + tl.arange(0, {step})")
 
     def ends(self, loop: KernelAxis, lines: tuple[Index, ...], scope: Scope) -> tuple[str, str]:
@@ -166,12 +208,15 @@ class Positions:
     def open_loop(self, body: Scope, loop: KernelAxis, ends: tuple[str, str], backwards: bool = False) -> None:
         """Tile after tile along an axis; from the last tile to the first where a running sum goes backwards."""
         first, stop = ends
+        first = _in_64_bits(first) if is_long(loop) else first
         if loop.block == 1:
             body.header = f"for {self._variables[loop]} in range({first}, {stop}):"
             return self._define(body, loop, self._variables[loop])
         start = self._starts.setdefault(loop, self.names.fresh(f"{loop.name}_start"))
         size, step = self.size(loop), self.block(loop)
+        size = _in_64_bits(size) if is_long(loop) else size
         body.header = f"for {start} in range({first}, {stop}, {step}):"
+        (self._aligned.add if first == "0" and not backwards and loop not in self.wide else self._aligned.discard)(loop)
         first = f"tl.cdiv({size}, {step}) * {step} - {step} - {start}" if backwards else start
         self._define(body, loop, f"{first} + tl.arange(0, {step})")
 
@@ -201,7 +246,7 @@ class Positions:
             return Sum()
         if axis not in self._starts:
             self._starts[axis] = self.names.fresh(f"{axis.name}_start")
-            self.root.add(f"{self._starts[axis]} = {self._programs[axis]} * {self.block(axis)}")
+            self.root.add(f"{self._starts[axis]} = {self._program(axis)} * {self.block(axis)}")
         return Sum(((Symbol(self._starts[axis], 0, (axis.tiles - 1) * axis.block), 1),))
 
     def seen(self, loop: KernelAxis) -> str:
@@ -229,7 +274,7 @@ class Positions:
         program = self._programs.get(part, "0")
         if size == 1 or program == "0":
             return program
-        return self._scaled(program, size)
+        return self._scaled(_in_64_bits(program) if part.programs * size >= LIMIT else program, size)
 
     # Index arithmetic ------------------------------------------------------------------------------------------------
 
@@ -238,22 +283,26 @@ class Positions:
         steps = {term: step for term, step in index.terms if isinstance(term, Axis)}
         assert steps.keys() <= {atom for axis in self.axes for atom in axis.axes}, "an axis without a role"
         parts = [part for axis in self.axes for part in self._along(axis, steps, axes, scope)]
+        is_far = max(map(abs, index.bounds())) >= LIMIT
         for term, step in index.terms:
             if not isinstance(term, Axis):
-                parts.append(self._scaled(self._term(term, axes, scope), step))
+                text = self._term(term, axes, scope)
+                far = is_far and isinstance(term, Datum) and abs(step) * term_extent(term) >= FAR
+                parts.append(self._scaled(_in_64_bits(text) if far else text, step))
         text = " + ".join(parts)
         if index.offset:
-            text = f"{text} {'+' if index.offset > 0 else '-'} {abs(index.offset)}" if text else str(index.offset)
+            offset = whole_number(abs(index.offset))
+            text = f"{text} {'+' if index.offset > 0 else '-'} {offset}" if text else whole_number(index.offset)
         return text or "0"
 
     def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         """The condition of a guard, leaving out the sides that always hold."""
         text = self.index_text(guard.index, axes, scope)
-        low, high = guard.index.bounds()
-        unsure = has_datum(guard.index)
-        parts = [f"({text} >= {guard.low})"] if unsure or low < guard.low else []
-        parts += [f"({text} < {guard.high})"] if unsure or high >= guard.high else []
-        parts += [f"(({text} - {guard.low}) % {guard.step} == 0)"] if guard.step > 1 else []
+        (low, high), unsure = guard.index.bounds(), has_datum(guard.index)
+        first, stop, step = map(whole_number, (guard.low, guard.high, guard.step))
+        parts = [f"({text} >= {first})"] if unsure or low < guard.low else []
+        parts += [f"({text} < {stop})"] if unsure or high >= guard.high else []
+        parts += [f"(({text} - {first}) % {step} == 0)"] if guard.step > 1 else []
         return parts[0][1:-1] if len(parts) == 1 and guard.step == 1 else " & ".join(parts) if parts else "True"
 
     def _term(self, term: Part | Datum, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
@@ -261,8 +310,8 @@ class Positions:
             return self.compute(term.node, scope).expanded(axes)
         inner = self.index_text(term.index, axes, scope)
         inner = inner if inner.isidentifier() else f"({inner})"
-        text = inner if term.divisor == 1 else f"{inner} // {term.divisor}"
-        return f"({text})" if term.modulus is None else f"({text} % {term.modulus})"
+        text = inner if term.divisor == 1 else f"{inner} // {whole_number(term.divisor)}"
+        return f"({text})" if term.modulus is None else f"({text} % {whole_number(term.modulus)})"
 
     def _along(self, axis: KernelAxis, steps: dict[Axis, int], axes: tuple[KernelAxis, ...], scope: Scope) -> list[str]:
         """The contribution of one kernel axis: runs of its axes with proportional steps are read off one position."""
@@ -301,9 +350,11 @@ class Positions:
         if home.find(key) is None:
             inner = prod(a.size for a in axis.axes[last + 1 :])
             extent = prod(a.size for a in axis.axes[first : last + 1])
-            text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
-            if first:
-                text = f"{text} % {self.number(extent, f'{name}_size')}"
+            if inner == 1 and axis in self._aligned and extent % axis.block == 0:  # a tile is within one round: one division
+                text = f"{self._starts[axis]} % {self.number(extent, f'{name}_size')} + tl.arange(0, {self.block(axis)})"
+            else:
+                text = whole if inner == 1 else f"{whole} // {self.number(inner, f'{name}_inner')}"
+                text += f" % {self.number(extent, f'{name}_size')}" if first else ""
             home.add(f"{name} = {text}")
             home.known[key] = Variable(name, (axis,), home.depth)
         return name
@@ -324,6 +375,30 @@ class Positions:
             if value % extent == 0 and value // extent in sizes:
                 return f"{self.size(axis)} * {self.size(sizes[value // extent])}"
         return self.number(value, "stride")
+
+
+def wide_axes(axes: tuple[KernelAxis, ...], indices: Iterable[Index]) -> frozenset[KernelAxis]:
+    """The axes whose positions take 64 bits: those that carry some index, or a part of one, or a position itself, far past 2**31."""
+    far: set[Axis] = set()
+    for index in (part for whole in indices for part in sums_of(whole)):
+        if max(map(abs, index.bounds())) >= LIMIT:
+            long = {axis for term, step in index.terms if abs(step) * term_extent(term) >= FAR for axis in term_axes(term)}
+            far |= long or index.axes
+    return frozenset(axis for axis in axes if is_long(axis) or far & set(axis.axes))
+
+
+def is_long(axis: KernelAxis) -> bool:
+    """Whether positions along an axis take 64 bits for themselves, the tile after the last one of every program included."""
+    return axis.size + axis.block * (axis.programs if axis.role == "split" else 1) >= LIMIT
+
+
+def whole_number(number: int) -> str:
+    """A number as text. Triton takes those from 2**31 to 2**32 for unsigned ones."""
+    return str(number) if abs(number) < LIMIT else f"tl.full([], {number}, tl.int64)"
+
+
+def _in_64_bits(text: str) -> str:
+    return f"tl.cast({text}, tl.int64)"
 
 
 def _expand(name: str, axis: KernelAxis, axes: tuple[KernelAxis, ...]) -> str:

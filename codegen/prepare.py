@@ -1,6 +1,6 @@
 """Rewrites a graph into what kernels are made of: searches and scatters become reductions, markers disappear.
 
-Every rewrite here is exact in floating point. Nothing is scheduled here.
+Every rewrite here is exact in floating point, but for the order of sums. Nothing is scheduled here.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gradc import types
-from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild
+from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
 from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, broadcast_to, cast, constant, constant_of
-from gradc.ops import TABLE
-from gradc.structure import Cumulative, Gather, Keep, Permute, Reduce, ScatterAdd
+from gradc.ops import TABLE, Elementwise
+from gradc.structure import Cumulative, Gather, Keep, Marker, Permute, Reduce, ScatterAdd
 
 
 def prepare(graph: Graph, to_differentiate: bool = False) -> Graph:
@@ -64,7 +64,44 @@ def _reduce(value: Value) -> Value:
             if value.operands[0].size
             else value
         )
-    return _first_match(value) if kind.startswith("arg") else value
+    return _first_match(value) if kind.startswith("arg") else _in_steps(value)
+
+
+def _in_steps(value: Value) -> Value:
+    """A fold over several axes whose body has statistics along some of them is taken along those first.
+
+    What is left of a row is then one number, which is added up when the row's statistics are complete. Sums may round differently.
+    """
+    (x,), operation = value.operands, value.operation
+    first = tuple(axis for axis in operation.axes if axis in _measured_axes(x)) if len(operation.axes) > 1 else ()
+    if not first or len(first) == len(operation.axes):
+        return value
+    kept = [axis for axis in range(x.ndim) if axis not in first]
+    rest = tuple(kept.index(axis) for axis in operation.axes if axis not in first)
+    return apply(Reduce(operation.kind, rest), apply(Reduce(operation.kind, first), x))
+
+
+def _measured_axes(body: Value) -> set[int]:
+    """The axes along which an elementwise expression repeats what was folded from an array as large as itself."""
+    found: set[int] = set()
+    for value in _elementwise(body):
+        repeated = set(range(body.ndim)).difference(value.operation.axes) if isinstance(value.operation, Broadcast) else set()
+        if not repeated <= found and any(
+            isinstance(x.operation, Reduce) and x.operands[0].size >= body.size for x in topological(value.operands)
+        ):
+            found |= repeated
+    return found
+
+
+def _elementwise(body: Value) -> dict[Value, None]:
+    """A Value and what it is computed from element by element, repetitions and leaves included."""
+    found, waiting = {body: None}, [body]
+    while waiting:
+        value = waiting.pop()
+        new = value.operands if isinstance(value.operation, Elementwise | Cast | Marker) else ()
+        waiting += [x for x in new if x not in found]
+        found.update(dict.fromkeys(new))
+    return found
 
 
 def _first_match(value: Value) -> Value:

@@ -18,6 +18,7 @@ from gradc.codegen.skips import Known
 from gradc.codegen.whole import Stretch
 
 FEWEST_TILES = 8  # of a loop that is worth another one before it
+LONGEST = 16  # expressions of a condition that is cheap
 
 
 def deciding(kernel: Expressions, reductions: Sequence[Node], loop: KernelAxis) -> Node | None:
@@ -35,13 +36,11 @@ def deciding(kernel: Expressions, reductions: Sequence[Node], loop: KernelAxis) 
 
 
 def _is_thin(kernel: Expressions, condition: Node) -> bool:
-    """Whether a condition reads something, and only rows; no product or sum is in it."""
+    """Whether a condition reads rows, and nothing wider; no product or sum is in it, and not much else."""
     inner = walk([condition])
-    loads = [node for node in inner if node.kind == "load"]
-    rows = all(len(kernel.tile_axes(load.axes)) <= 1 for load in loads)
-    return (
-        bool(loads) and rows and all(node.kind in ("load", "constant", "position", "guard", "cast", "apply") for node in inner)
-    )
+    widths = {len(kernel.tile_axes(node.axes)) for node in inner if node.kind == "load"}
+    simple = all(node.kind in ("load", "constant", "position", "guard", "cast", "apply") for node in inner)
+    return simple and widths <= {0, 1} and 1 in widths and len(inner) <= LONGEST
 
 
 def narrowed(kernel: Expressions, scope: Scope, loop: KernelAxis, condition: Node, ends: tuple[str, str]) -> tuple[str, str]:

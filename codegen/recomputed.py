@@ -91,12 +91,23 @@ def _is_cheap_product(value: Value, device: Device) -> bool:
 
 
 def _only_reduced(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value]) -> bool:
-    """Whether everything made of a product element by element ends in reductions."""
+    """Whether everything made of a product element by element ends in reductions, and none that would repeat it for tile after tile."""
     return all(
-        isinstance(user.operation, HEAVY) or (isinstance(user.operation, VIEWS) and user not in outputs)
+        (isinstance(user.operation, HEAVY) and _width_beside(v, user) <= RESIDENT_DEPTH)
+        or (isinstance(user.operation, VIEWS) and user not in outputs)
         for v in _derived(value, users)
         for user in users[v]
     ) and not any(v in outputs or not users[v] for v in _derived(value, users))
+
+
+def _width_beside(value: Value, user: Value) -> int:
+    """How many columns of another array each element of a Value is multiplied with."""
+    if not isinstance(user.operation, structure.Contract):
+        return 1
+    contract, (x, _) = user.operation, user.operands
+    mine, others = (contract.lhs, contract.rhs) if x is value else (contract.rhs, contract.lhs)
+    sizes = dict(zip(contract.out, user.shape, strict=True))
+    return prod(sizes[label] for label in others if label in sizes and label not in mine)
 
 
 def _derived(value: Value, users: Mapping[Value, list[Value]]) -> dict[Value, None]:

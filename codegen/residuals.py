@@ -8,7 +8,7 @@ caller finds too large to keep.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradc import structure
@@ -18,6 +18,7 @@ from gradc.codegen.recomputed import recomputed_products
 from gradc.codegen.stages import HEAVY, storage_dtype
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
 from gradc.leaves import Reshape, make_input
+from gradc.ops import TABLE, Elementwise
 
 UNLIMITED = 1 << 60
 
@@ -53,14 +54,16 @@ def partition(
 
     `again` are reductions and products that are too large to keep.
     """
+    given_later = set(cotangents)
     earlier = set(topological(outputs))
     later = dict.fromkeys(value for value in topological(gradients) if value not in earlier and not is_leaf(value))
-    given_later = set(cotangents)
     needed = dict.fromkeys(x for value in later for x in value.operands if x not in later and x not in given_later)
     needed |= dict.fromkeys(value for value in gradients if value not in later and value not in given_later)
     recomputed = recomputed_products((*outputs, *gradients), device) | again
-    kept = _cut([value for value in needed if not _is_free(value)], frozenset(outputs), recomputed)
-    residuals = tuple(_residual(value, frozenset(outputs)) for value in kept)
+    wanted = [value for value in needed if not _is_free(value)]
+    compared = _compared(later)
+    kept = _cut(wanted, frozenset(outputs), recomputed, compared)
+    residuals = tuple(_residual(value, frozenset(outputs), compared) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
     given: dict[Value, Value] = {**{value: value for value in cotangents}, **stand_ins}
     new = rebuild(gradients, given)
@@ -74,6 +77,27 @@ def partition(
     names = graph.output_names + tuple(value.name or "residual" for value in made)
     repeats = tuple(value for value in topological(needed, kept) if value in again)
     return Partition(Graph(graph.inputs, (*outputs, *made), names, graph.title), backward, residuals, repeats)
+
+
+# Functions that round nothing.
+EXACT = frozenset(("abs", "negative", "maximum", "minimum", "where", "sign", "floor", "ceil", "round", "trunc"))
+
+
+def _compared(values: Iterable[Value]) -> set[Value]:
+    """What is compared with a reduction of itself, and is not sure to be the same when computed again: it would equal nothing.
+
+    A compiler contracts a product and a sum in one kernel and not in another, and a quotient may be a product with an inverse.
+    """
+    found = {value.operands[0] for value in values if isinstance(value.operation, structure.Keep)}
+    exact: dict[Value, bool] = {}
+    steady: dict[Value, bool] = {}
+    for value in topological(found):
+        in_memory = not value.operands or isinstance(value.operation, (*HEAVY, structure.Gather))
+        rounds = isinstance(value.operation, Elementwise) and value.operation.name not in EXACT
+        rounds_once = value.operation is not TABLE["divide"] and all(exact[x] for x in value.operands)
+        exact[value] = in_memory or not value.dtype.is_floating or (not rounds and all(exact[x] for x in value.operands))
+        steady[value] = exact[value] or rounds_once or (not rounds and all(steady[x] for x in value.operands))
+    return {value for value in found if not steady[value]}
 
 
 def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -> list[Value]:
@@ -112,7 +136,7 @@ def _is_free(value: Value) -> bool:
     return not any(is_leaf(x) for x in topological([value]))
 
 
-def _residual(value: Value, outputs: frozenset[Value]) -> Residual:
+def _residual(value: Value, outputs: frozenset[Value], compared: set[Value]) -> Residual:
     dtype = storage_dtype(value, outputs)
     strides = getattr(value.operation, "strides", None)
     stand_in = make_input(value.shape, value.dtype, value.name or value.operation.name, strides, dtype)
@@ -121,14 +145,11 @@ def _residual(value: Value, outputs: frozenset[Value]) -> Residual:
         return Residual(value, stand_in, "an input: costs nothing to keep")
     if value in outputs:
         return Residual(value, stand_in, "an output: costs nothing to keep")
-    heavy = isinstance(value.operation, HEAVY)
-    return Residual(
-        value,
-        stand_in,
-        "computed by a reduction or product, which is not repeated"
-        if heavy
-        else "cheaper to keep than what it is computed from",
-    )
+    if isinstance(value.operation, HEAVY):
+        return Residual(value, stand_in, "computed by a reduction or product, which is not repeated")
+    if value in compared:
+        return Residual(value, stand_in, "compared with a reduction of itself, which it must equal to the last bit")
+    return Residual(value, stand_in, "cheaper to keep than what it is computed from")
 
 
 def _cost(value: Value, outputs: frozenset[Value]) -> int:
@@ -140,13 +161,16 @@ def _cost(value: Value, outputs: frozenset[Value]) -> int:
 # The minimum cut ----------------------------------------------------------------------------------------------------
 
 
-def _cut(needed: Sequence[Value], outputs: frozenset[Value], recomputed: frozenset[Value]) -> list[Value]:
-    """The cheapest Values from which all of `needed` can be computed without a reduction that is not `recomputed`; the latest such cut."""
+def _cut(needed: Sequence[Value], outputs: frozenset[Value], recomputed: frozenset[Value], compared: set[Value]) -> list[Value]:
+    """The cheapest Values from which all of `needed` can be computed without a reduction that is not `recomputed`; the latest such cut.
+
+    What is `compared` with a reduction of itself is not computed again either.
+    """
     values = topological(needed)
     flow = _Flow()
     for value in values:
         flow.connect((value.number, 0), (value.number, 1), _cost(value, outputs))
-        if is_leaf(value) or (_is_computed_once(value) and value not in recomputed):
+        if is_leaf(value) or value in compared or (_is_computed_once(value) and value not in recomputed):
             flow.connect("source", (value.number, 0), UNLIMITED)
         for operand in value.operands:
             flow.connect((operand.number, 1), (value.number, 0), UNLIMITED)
@@ -161,7 +185,7 @@ def _is_computed_once(value: Value) -> bool:
     if isinstance(value.operation, structure.Gather):
         table = value.operands[0]
         return table.size * table.dtype.itemsize > value.size * value.dtype.itemsize
-    return isinstance(value.operation, (*HEAVY, structure.Keep))
+    return isinstance(value.operation, HEAVY)
 
 
 class _Flow:

@@ -117,14 +117,23 @@ def _ride(node: Node, loop: frozenset[Axis], unfinished: frozenset[Node], recipe
     states = tuple(name for name in form.leaves if name[0] == "d")
     sources = [_sources(form.leaves[name], unfinished) for name in states]
     for state, polynomial, reductions in zip(states, recipe.polynomial, sources, strict=True):
-        _check_state(form, state, polynomial, reductions, loop)
+        _check_state(form, state, recipe if polynomial else None, reductions, loop)
+    repaired = {
+        *states,
+        *(name for text in (*recipe.moved, recipe.combination) for name in form.leaves if f"{{{name}}}" in text),
+    }
+    for name in sorted(repaired):
+        if not form.leaves[name].axes.isdisjoint(reduced_axes(node)):
+            raise _Refused(f"it also sums over an axis that {_called(form, name)} varies along")
     if node.kind == "dot" and (recipe.rank > 1 or not recipe.keeps_body):
         raise _Refused("a product of matrices whose sum moves by more than a factor")
     if not recipe.is_diagonal:
-        _check_operands(form, [reduction for reductions in sources for reduction in reductions])
+        _check_operands(form, [reduction for reductions in sources for reduction in reductions], recipe)
     extremes = tuple(
-        reductions[0].detail[0] if form.leaves[name] is reductions[0] and reductions[0].detail[0] in EXTREMES else ""
-        for name, reductions in zip(states, sources, strict=True)
+        reductions[0].detail[0]
+        if not polynomial and form.leaves[name] is reductions[0] and reductions[0].detail[0] in EXTREMES
+        else ""
+        for name, polynomial, reductions in zip(states, recipe.polynomial, sources, strict=True)
     )
     return Ride(recipe, form.leaves, states, tuple(map(tuple, sources)), extremes)
 
@@ -206,8 +215,11 @@ def _sources(state: Node, unfinished: frozenset[Node]) -> list[Node]:
 # What is right over the reals must be right in floats ------------------------------------------------------------------
 
 
-def _check_state(form: _Form, state: str, polynomial: bool, reductions: Sequence[Node], loop: frozenset[Axis]) -> None:
-    """Raises unless the sums can be kept at what the state is so far, and be repaired without leaving the range of floats."""
+def _check_state(form: _Form, state: str, polynomial: Recipe | None, reductions: Sequence[Node], loop: frozenset[Axis]) -> None:
+    """Raises unless the sums can be kept at what the state is so far, and be repaired without leaving the range of floats.
+
+    `polynomial` is the recipe where its sums move by polynomials in this state.
+    """
     for reduction in reductions:
         if reduction.kind != "reduce" or reduction.detail[0] not in ("sum", *EXTREMES):
             raise _Refused("it depends on a product of matrices or of numbers that is still moving")
@@ -218,27 +230,29 @@ def _check_state(form: _Form, state: str, polynomial: bool, reductions: Sequence
         raise _Refused(f"a sum so far ({_called(form, state)}) may be so far from the whole one that the repair overflows")
     if "sum" not in kinds:
         for reduction in reductions:
-            _check_extreme(form, reduction)
+            _check_extreme(form, reduction, polynomial)
 
 
 def _called(form: _Form, name: str) -> str:
     return _name(form.leaves[name])
 
 
-def _check_extreme(form: _Form, reduction: Node) -> None:
+def _check_extreme(form: _Form, reduction: Node, polynomial: Recipe | None) -> None:
     """Raises unless an element that never is the extremum, ±inf, counts for nothing at any finite one (or makes NaN).
 
-    Then nothing that was summed before the first finite element is lost, whatever state it was summed at.
+    Then nothing that was summed before the first finite element is lost, whatever state it was summed at. Where the sums move by
+    polynomials in the extremum it may also make the result infinite: the first sum is, the others are kept from zero on and finite.
     """
     (body,), kind = reduction.operands, reduction.detail[0]
     lost = _lost(form, body, EXTREMES[kind])
+    stays_infinite = polynomial is not None and not any(f"{{{name}}}" in part for name in lost for part in polynomial.basis[1:])
     conditions = [name for name, leaf in form.leaves.items() if leaf.dtype == types.bool_]
     for truth in product((True, False), repeat=len(conditions)):
         at: dict[str, Any] = {name: np.float64({"x": 1.5, "d": 0.75, "c": 1.25}[name[0]]) for name in form.leaves}
         at |= lost | dict(zip(conditions, map(np.bool_, truth), strict=True))
         with np.errstate(all="ignore"):
             value = _number(form.tree, at)
-        if value != 0 and not np.isnan(value):
+        if value != 0 and not np.isnan(value) and not (np.isinf(value) and stays_infinite):
             raise _Refused(f"where the {kind} is {EXTREMES[kind]}, its body does not vanish")
 
 
@@ -271,14 +285,15 @@ def _number(tree: Any, at: Mapping[str, Any]) -> Any:
     return at[tree] if isinstance(tree, str) else np.float64(tree)
 
 
-def _check_operands(form: _Form, reductions: Sequence[Node]) -> None:
-    """Raises unless an infinity in the body makes a state infinite too.
+def _check_operands(form: _Form, reductions: Sequence[Node], recipe: Recipe) -> None:
+    """Raises unless an infinity in the body makes a state infinite too, or only the first sum, which no other is repaired with.
 
     Where one sum is added to another at a repair, an infinite one leaves NaN; so does the plain formula then.
     """
     operands = {x for reduction in reductions for x in reduction.operands}
+    shared = "".join(recipe.basis[1:]) if not any("{a0}" in text for text in recipe.moved[1:]) else "".join(recipe.basis)
     for name, leaf in form.leaves.items():
-        if name[0] == "x" and leaf not in operands and leaf.dtype.is_floating:
+        if name[0] == "x" and leaf not in operands and leaf.dtype.is_floating and f"{{{name}}}" in shared:
             raise _Refused(f"{_called(form, name)} may be infinite where the states are not")
 
 

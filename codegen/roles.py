@@ -11,14 +11,16 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
+from gradc.codegen.alive import alive, folds
 from gradc.codegen.atomics import can_add
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
-from gradc.codegen.estimate import finished_plan, held_tile
+from gradc.codegen.estimate import finished_plan, held_tile, is_product
 from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Running
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plan
+from gradc.codegen.riding import reduced_axes
 from gradc.codegen.runs import memory_order, runs_of, status_of
 from gradc.codegen.scattered import scattering_plan
 from gradc.codegen.searches import search_plan
@@ -26,18 +28,21 @@ from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
 LIVE_ELEMENTS = 49152  # elements a program can hold in registers, over all tiles alive at once
+MOST_TAKEN = 7 / 8  # of a processor's registers may go to a program that has more rows than need be
 ROW_TILE = 2048  # elements a program should at least work on
 ALONG_MEMORY = 32  # elements a tile has at least along the axis that is contiguous in memory, so that loads are wide
 WIDE = (128, 32)  # elements of a tile along memory where the sum goes across it: fewer leave more programs for fewer parts
 LARGER = (1, 2, 4, 8)  # times that: programs that go through tile after tile need more of it under way
-PRODUCT_TILES = 2  # tiles alive where a tile is larger than any array: a product before it is summed, and its operands
-FOLD_TILES = 3  # tiles alive for each fold inside a body: what it folds, what that is made of, and what follows
 REDUNDANT_WORK = 8192  # a stage this small may be repeated by every program
 
 
 def plan(stages: Sequence[Stage], setting: Setting) -> Plan | None:
-    """The cheapest legal assignment of roles for stages sharing one kernel, or None."""
-    return min(plans(stages, setting), key=lambda p: p.seconds, default=None)
+    """The cheapest legal assignment of roles for stages sharing one kernel, or None; of equal ones that take many registers the leanest.
+
+    Registers of products are counted where their tiles are chosen.
+    """
+    multiplies, few = any(map(is_product, stages)), setting.device.registers // 2
+    return min(plans(stages, setting), key=lambda p: (p.seconds, 0 if multiplies else max(p.registers, few)), default=None)
 
 
 def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
@@ -54,7 +59,8 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
             added,
             *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting)),
         ]
-    return (p for p in found if p is not None and goes_on_once(p))
+    legal = (p for p in found if p is not None and goes_on_once(p))
+    return (p for p in legal if _folds_whole_axes(p) and _scans_within_programs(p))
 
 
 def goes_on_once(p: Plan) -> bool:
@@ -67,6 +73,19 @@ def goes_on_once(p: Plan) -> bool:
 def reads_running(stage: Stage) -> bool:
     """Whether a stage adds to what its array holds."""
     return any(isinstance(access.buffer.operation, Running) for access in stage.accesses)
+
+
+def _folds_whole_axes(p: Plan) -> bool:
+    """Whether every sum goes over all of a kernel's axis or none of it: over a part it would count what lies beside it."""
+    nodes = [node for stage in p.stages for node in stage.nodes]
+    folded = {frozenset(node.detail[0] if node.kind == "scan" else reduced_axes(node)) for node in nodes}
+    return all(axes >= set(k.axes) or not axes & set(k.axes) for axes in folded for k in p.axes)
+
+
+def _scans_within_programs(p: Plan) -> bool:
+    """Whether a program has all of the axes that running sums go along."""
+    scanned = frozenset[Axis]().union(*(scanned_axes(stage) for stage in p.stages))
+    return not any(scanned & set(k.axes) for k in p.axes if k.role in ("grid", "split") and k.tiles > 1)
 
 
 def _grids(stages: Sequence[Stage]) -> Iterator[frozenset[Axis]]:
@@ -96,11 +115,12 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
     split = frozenset(axis for stage in stages if stage.value in partial for axis in stage.reduced if axis in grid)
     if len({status_of(stages, axis) for axis in split}) > 1:
         return
-    for longer, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
+    for longer, rereads, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
         for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
             axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
-            found = finished_plan(stages, axes, partial, setting)
-            if not (longer or larger) or found.registers <= LIVE_ELEMENTS:
+            found = finished_plan(stages, axes, partial, setting, rereads=rereads)
+            most = LIVE_ELEMENTS if longer else MOST_TAKEN * setting.device.registers
+            if not (longer or larger) or found.registers <= most:
                 yield found
                 if setting.device.atomics and partial and can_add(stage for stage in stages if stage.value in partial):
                     yield finished_plan(stages, axes, partial, setting, atomic=True)
@@ -130,19 +150,21 @@ def _can_split(stage: Stage) -> bool:
 
 def _inner_axes(
     stages: Sequence[Stage], inner: list[Axis], partial: frozenset[Value]
-) -> Iterator[tuple[bool, tuple[KernelAxis, ...]]]:
+) -> Iterator[tuple[bool, bool, tuple[KernelAxis, ...]]]:
     """Roles of the axes inside a program: resident where they fit, otherwise the longest run is looped over.
 
-    With each, whether its tile is longer than need be: fewer programs are in flight then, and their rows may stay in the cache.
+    With each, whether its tile is longer than need be: fewer programs are in flight then, and their rows may stay in the cache;
+    and whether what all rows share is read again for each, because there are no registers to keep it in.
     """
     if not inner:
-        yield False, ()
+        yield False, False, ()
         return
     runs = runs_of(stages, inner)
     held = _held(runs)
     beside = 1 if memory_order(stages)[-1] in inner else ALONG_MEMORY  # what the grid adds to the tile so that loads are wide
-    if held_tile(stages, held) * beside * _live_tiles(stages, frozenset(inner), partial) <= LIVE_ELEMENTS:
-        yield False, held
+    needed, tile = alive(stages, frozenset(inner), partial), held_tile(stages, held) * beside
+    if tile * needed.tiles <= LIVE_ELEMENTS:
+        yield False, tile * (needed.tiles + needed.shared) > LIVE_ELEMENTS, held
         return
     if len(runs) > 1 and len({status_of(stages, axis) for axis in inner}) == 1:
         runs = [tuple(inner)]
@@ -155,10 +177,10 @@ def _inner_axes(
     if not _can_loop(stages, longest, partial) or (others > 1 and others * beside * 16 > 4 * ROW_TILE):
         return
     for more in LARGER[:2]:
-        wanted = 2 * ROW_TILE * more // (others * beside * max(1, power_of_two(_folds(stages))))
+        wanted = 2 * ROW_TILE * more // (others * beside * max(1, power_of_two(folds(stages))))
         block = max(16, min(power_of_two(prod(a.size for a in longest)), wanted))
         looped = KernelAxis("", longest, "loop", block)
-        yield more > 1, tuple(looped if axis.axes == longest else axis for axis in held)
+        yield more > 1, False, tuple(looped if axis.axes == longest else axis for axis in held)
 
 
 def _can_loop(stages: Sequence[Stage], run: tuple[Axis, ...], partial: frozenset[Value]) -> bool:
@@ -175,19 +197,6 @@ def _held(runs: list[tuple[Axis, ...]]) -> tuple[KernelAxis, ...]:
     return tuple(KernelAxis("", run, "resident", power_of_two(prod(a.size for a in run))) for run in runs)
 
 
-def _live_tiles(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozenset[Value]) -> float:
-    """About how many tiles of 32-bit registers are alive at once: arrays read, accumulators, and what is being computed."""
-    buffers = {access.buffer for stage in stages for access in stage.accesses if inner <= access.offset.axes}
-    accumulators = sum(1 for stage in stages if stage.value in partial and inner <= frozenset(stage.own))
-    computing = FOLD_TILES * _folds(stages) or (0.5 if buffers or len(inner) <= 2 else PRODUCT_TILES)
-    return sum(buffer.dtype.itemsize / 4 for buffer in buffers) + accumulators + computing
-
-
-def _folds(stages: Sequence[Stage]) -> int:
-    """How many folds inside the bodies keep a tile alive each."""
-    return len({node.value for stage in stages for node in stage.inner})
-
-
 def _grid_axes(
     stages: Sequence[Stage],
     grid: list[Axis],
@@ -201,8 +210,10 @@ def _grid_axes(
     runs.sort(key=lambda run: grid.index(run[-1]))
     least = ROW_TILE if held else 2 * ROW_TILE if split else ROW_TILE // 2
     sizes = [least * more for more in LARGER] if split else [least]
-    for size, across in product(sizes, WIDE if split else WIDE[:1]):
-        blocks = _grid_blocks(stages, runs, split, held, size, across)
+    orders = [list(reversed(runs)), *([] if split or held else _shared_first(stages, runs))]
+    for size, across, order in product(sizes, WIDE if split else WIDE[:1], orders):
+        narrow = order is not orders[0] or bool(split and split.isdisjoint(order[0]))
+        blocks = _grid_blocks(stages, runs, order, held, size, across if narrow else size)
         tiles = tuple(KernelAxis("", run, "grid", block) for run, block in zip(runs, blocks, strict=True))
         others = prod(tile.tiles for tile in tiles if tile.axes != shared_out)
         for parts in _parts(device, others) if split else (1,):
@@ -210,12 +221,22 @@ def _grid_axes(
             yield size > least, tuple(split_up)
 
 
+def _shared_first(stages: Sequence[Stage], runs: list[tuple[Axis, ...]]) -> Iterator[list[tuple[Axis, ...]]]:
+    """Orders to fill a tile in that begin, after the axis along memory, with one that some array is the same along: it is read less often."""
+    accesses = [access for stage in stages for access in stage.accesses]
+    for run in runs[:-1]:
+        if any(access.offset.axes.isdisjoint(run) and len(access.offset.axes) > 1 for access in accesses):
+            yield [runs[-1], run, *(other for other in reversed(runs[:-1]) if other is not run)]
+
+
 def _parts(device: Device, others: int) -> Iterator[int]:
     """Among how many programs a sum may be shared out: more keep memory busier, and leave more partial results to add up.
 
     `others` are the programs along other axes. One part is none: it would only be copied.
     """
-    for programs in dict.fromkeys((device.processors * 2, device.processors, device.processors * 7 // 8)):
+    for programs in dict.fromkeys(
+        (device.processors * 4, device.processors * 2, device.processors, device.processors * 7 // 8)
+    ):
         if programs > others:
             yield -(-programs // others)
 
@@ -223,24 +244,22 @@ def _parts(device: Device, others: int) -> Iterator[int]:
 def _grid_blocks(
     stages: Sequence[Stage],
     runs: list[tuple[Axis, ...]],
-    split: frozenset[Axis],
+    order: list[tuple[Axis, ...]],
     held: tuple[KernelAxis, ...],
     wanted: int,
     across: int,
 ) -> tuple[int, ...]:
-    """Tile extents of the grid axes to make tiles of `wanted` elements, the innermost filled first.
+    """Tile extents of the grid axes to make tiles of `wanted` elements, filled in that `order`: usually the innermost first.
 
-    It gets at most `across` elements where it is not the one that is split.
-
-    The axis along memory gets at least 32 where it is a grid axis.
+    The first gets at most `across` elements if there are others; the axis along memory at least 32 where it is a grid axis.
     """
     tile = held_tile(stages, held)
     along_memory = memory_order(stages)[-1:]
-    blocks = []
-    for position, run in enumerate(reversed(runs)):
+    blocks = {}
+    for position, run in enumerate(order):
         size = power_of_two(prod(axis.size for axis in run))
-        cap = across if position == 0 and len(runs) > 1 and split and not frozenset(run) & split else wanted
+        cap = across if position == 0 and len(runs) > 1 else wanted
         least = ALONG_MEMORY if held and [run[-1]] == along_memory else 1
-        blocks.append(max(1, min(size, max(least, min(cap, wanted // tile)))))
-        tile *= blocks[-1]
-    return tuple(blocks[::-1])
+        blocks[run] = max(1, min(size, max(least, min(cap, wanted // tile))))
+        tile *= blocks[run]
+    return tuple(blocks[run] for run in runs)

@@ -23,7 +23,8 @@ from gradc.types import DType
 MOST_POINTS = 2**20  # positions at which a condition is looked at one by one
 EXACT = {("int", 4): 2**31, ("int", 8): 2**31, ("float", 4): 2**24, ("float", 8): 2**31}  # positions held exactly are below
 SMALL = (0, 1, -1, 2, -3, 5, 1000, -777)
-FLOATS = (0.0, 1.0, -1.0, 0.5, -2.5, 3.7, 1e3, -1e3, 1e-30, -1e-30, 1e30, -1e30)
+FLOATS = (0.0, 1.0, -1.0, 0.5, -2.5, 3.7, 1e3, -1e3, 1e-30, -1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan)
+BETWEEN = 17  # positions over the length of an operand at which a row is tried
 
 Offset = Callable[[np.ndarray], np.ndarray]
 
@@ -122,7 +123,7 @@ class Positional:
             return guard_ramp(node.detail)
         if node.kind == "cast" and node.operands[0].dtype != types.bool_:
             x = self.ramp(node.operands[0])
-            return x and Ramp(x.along, lambda t: x.values(t).astype(kind), x.low, x.high)
+            return x and Ramp(x.along, lambda t: x.values(t).astype(node.dtype.numpy).astype(kind), x.low, x.high)
         if node.kind != "apply" or any(x.dtype == types.bool_ for x in node.operands):
             return None
         return self._comparison(node) or self._composed(node)
@@ -179,12 +180,12 @@ def _holds(dtype: DType, index: Index) -> bool:
 
 
 def _combined(node: Node, operands: list[Index]) -> Index | None:
-    """A row of affine positions, if it is affine in those that vary: found by trying it on small numbers."""
+    """A row of affine positions, if it is affine in those that vary: found by trying it on small numbers and over their length."""
     varying = [i for i, x in enumerate(operands) if x.terms]
     dtype, function = node.dtype.compute.numpy, node.detail.numpy
     if node.dtype == types.bool_ or not 0 < len(varying) <= 2 or len({x.dtype for x in node.operands}) > 1:
         return None
-    grid = np.meshgrid(*(np.array(SMALL, np.int64) for _ in varying))
+    grid = np.meshgrid(*(_tried(operands[i]) for i in varying))
 
     def at(*numbers: Any) -> np.ndarray:
         given = dict(zip(varying, numbers, strict=True))
@@ -200,6 +201,11 @@ def _combined(node: Node, operands: list[Index]) -> Index | None:
     for i, slope in zip(varying, slopes, strict=True):
         result = result + operands[i].scaled(int(slope))
     return result
+
+
+def _tried(index: Index) -> np.ndarray:
+    """Small numbers, and from the first position to the last: what is the identity up to 1000 may turn later."""
+    return np.unique([*SMALL, *np.linspace(*index.bounds(), BETWEEN).astype(np.int64)])
 
 
 class Known:
@@ -241,7 +247,7 @@ class Known:
                 return known
         if node.kind == "cast":
             x = self._memo[node.operands[0]]
-            return None if x is None else np.asarray(x).astype(node.dtype.compute.numpy).item()
+            return None if x is None else np.asarray(x).astype(node.dtype.numpy).astype(node.dtype.compute.numpy).item()
         if node.kind == "apply":
             return self._apply(node)
         return self._folded(node) if node.kind in ("reduce", "dot") else None
@@ -278,7 +284,8 @@ class Known:
         ]
         with np.errstate(all="ignore"):
             results = node.detail.numpy(*(part.ravel() for part in np.meshgrid(*columns, indexing="ij")))
-        results = results[results == results]
+        if all(x == x for x in constants):  # otherwise a NaN is what is given, not what comes of it
+            results = results[results == results]
         return results[0].item() if results.size and (results == results[0]).all() else None
 
     def _folded(self, node: Node) -> Any:
@@ -290,15 +297,14 @@ class Known:
 
 
 def numbers(dtype: DType, beside: Iterable[Any]) -> np.ndarray:
-    """Finite numbers of a dtype that stand for all of them beside given constants: those, small ones, extremes."""
+    """Numbers of a dtype that stand for all of them beside given constants: those, small ones, extremes, what is no number."""
     if dtype == types.bool_:
         return np.array([False, True])
     kind = dtype.compute.numpy
     finite = [x for x in beside if not isinstance(x, bool) and abs(x) < float("inf")]
     if dtype.is_floating:
         limits = np.finfo(kind)
-        found = np.array([*FLOATS, *finite, limits.max, limits.min, limits.tiny], kind)
-        return found[np.isfinite(found)]
+        return np.array([*FLOATS, *finite, limits.max, limits.min, limits.tiny], kind)
     bounds = np.iinfo(kind)
     near = [x + step for x in map(int, finite) for step in (-1, 0, 1)]
     inside = [x for x in itertools.chain(SMALL, near) if bounds.min <= x <= bounds.max]

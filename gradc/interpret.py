@@ -1,7 +1,8 @@
 """The NumPy reference: runs a Graph one Value at a time, by each operation's own NumPy meaning.
 
 It is what every kernel is compared with. Values of a 16-bit floating dtype are held in float32 and rounded only by a
-cast, as operands of a contraction, and as results; nothing is fused, reordered or remembered between calls.
+cast, as operands of a contraction, where ties are looked for, and as results; nothing is fused, reordered or remembered
+between calls.
 `evaluate_symbolic` is the same walk on arrays of SymPy expressions.
 """
 
@@ -19,7 +20,7 @@ from gradc.errors import ShapeError
 from gradc.ir import Graph, Value, topological
 from gradc.leaves import Cast, Constant, Literal
 from gradc.ops import TABLE
-from gradc.structure import Contract, Gather, ScatterAdd
+from gradc.structure import Contract, Gather, Keep, ScatterAdd
 from gradc.table import Elementwise, as_exact
 from gradc.types import DType
 
@@ -85,6 +86,8 @@ def compute(value: Value, *operands: np.ndarray) -> np.ndarray:
         result = operation.numpy(*operands)
     elif isinstance(operation, Literal):
         result = to_numpy(operation.array)
+    elif isinstance(operation, Keep):
+        result = _rounded(operands[0], value.dtype)
     elif isinstance(operation, Contract):
         result = contract(operation, *(_rounded(x, operand.dtype) for x, operand in zip(operands, value.operands, strict=True)))
     else:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, on_behalf_of, rebuild, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
+from gradc.reuse import reuse_products, reuse_quotients
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
-from gradc.rewrites.matching import built, inside
 from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
 from gradc.table import TABLE
 
@@ -38,7 +38,7 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
     """
     graph = without_markers(graph, FINISHED[stage])
     for _ in range(ROUNDS):
-        simpler = reuse_quotients(rewritten(graph))
+        simpler = reuse_products(reuse_quotients(rewritten(graph)))
         if all(a is b for a, b in zip(simpler.outputs, graph.outputs, strict=True)):
             break
         graph = simpler
@@ -56,34 +56,6 @@ def rewritten(graph: Graph) -> Graph:
     for value in graph.values:
         rewriter.normal_form(value)
     return _with_outputs(graph, [rewriter.normal_form(output) for output in graph.outputs])
-
-
-def reuse_quotients(graph: Graph) -> Graph:
-    """(a/l)·e = a·(e/l) and (a·e)/l = a·(e/l) in derivatives, where the forward has e/l: a softmax's backward reads its output.
-
-    Over the reals, where l is not 0; at l = 0 both sides are nan or inf.
-    """
-    known = {tuple(value.operands): value for value in graph.values if inside(value, "divide") and not value.note}
-    return _mapped(graph, lambda value: _reusing(value, known)) if known else graph
-
-
-def _reusing(value: Value, known: dict[tuple[Value, ...], Value]) -> Value:
-    """The product or quotient of a derivative, written with a quotient that is known."""
-    if value.note and (operands := inside(value, "multiply")):
-        for fraction, other in (operands, operands[::-1]):
-            if (quotient := inside(fraction, "divide")) and (other, quotient[1]) in known:
-                return _on_behalf(value, quotient[0], known[other, quotient[1]])
-    if value.note and (operands := inside(value, "divide")):
-        product = inside(operands[0], "multiply") or ()
-        for one, other in (product, product[::-1]) if product else ():
-            if (other, operands[1]) in known:
-                return _on_behalf(value, one, known[other, operands[1]])
-    return value
-
-
-def _on_behalf(value: Value, one: Value, other: Value) -> Value:
-    with on_behalf_of(value, value.note):
-        return named_after(built("multiply", one, other), value)
 
 
 def _mapped(graph: Graph, rule: Callable[[Value], Value]) -> Graph:

@@ -293,7 +293,7 @@ class Reduce(Structural):
         return product_tangent(x, tangent, self.axes) if self.kind == "prod" else self._extremum_tangent(value, x, tangent)
 
     def _extremum_tangent(self, value: Value, x: Value, tangent: Value) -> Value:
-        hit = TABLE["equal"](apply(Keep(), x), self.expand(value, x.shape))
+        hit = TABLE["equal"](apply(Keep(), x), self.expand(apply(Keep(), value), x.shape))
         ties = apply(Reduce("sum", self.axes), cast(hit, x.dtype))
         return apply(Reduce("sum", self.axes), TABLE["where"](hit, tangent, 0)) / ties
 
@@ -452,7 +452,10 @@ class StopGradient(Marker):
 
 @dataclass(frozen=True)
 class Keep(Marker):
-    """Must be the very bits the forward used: kept for the backward, never recomputed (ties of a max are found by equality)."""
+    """As its dtype holds it, wherever it is read: ties of a max are found by equality, and rounding keeps the order.
+
+    Arithmetic on 16-bit floats is not rounded in between, so one side of the comparison may have been stored and the other not.
+    """
 
     name = "keep"
 

@@ -26,6 +26,12 @@ def shifted(x):
     return gradc.log(gradc.sum(gradc.exp(x - gradc.max(x, axis=-1, keepdims=True)), axis=-1))
 
 
+def divergence(x, y):
+    """Of the distribution of one row of scores from that of another."""
+    log_p, log_q = gradc.log_softmax(x), gradc.log_softmax(y)
+    return gradc.sum(gradc.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 def standardised(x):
     return (x - gradc.mean(x, axis=-1, keepdims=True)) / gradc.std(x, axis=-1, keepdims=True)
 
@@ -53,6 +59,7 @@ ORDINARY: list[tuple[Callable, tuple[tuple[int, ...], ...]]] = [
     (lambda x: gradc.logsumexp(30 * gradc.tanh(x / 30), axis=-1), ROWS),
     (shifted, ROWS),
     (entropy, ROWS),
+    (divergence, ROWS * 2),
     (lambda x: gradc.var(x, axis=-1), ROWS),
     (lambda x: gradc.std(x, axis=-1), ROWS),
     (standardised, ROWS),

@@ -139,6 +139,37 @@ def test_arrays_lie_anyhow(layout):
 
 
 @pytest.mark.triton
+@pytest.mark.parametrize("shape", [(17, 3), (65, 16)], ids=str)
+def test_what_a_sum_is_placed_in_is_not_summed_over(shape):
+    """All of a product summed, in a corner of zeros: the axes of the result stand beside the summed ones, not among them."""
+    check(
+        lambda x: gradc.pad(gradc.mean(x @ x.mT, keepdims=True), ((2, 0), (0, 1))),
+        lambda x: torch.nn.functional.pad((x @ x.mT).mean((0, 1), keepdim=True), (0, 1, 2, 0)),
+        tensor(*shape),
+        factor=64,
+    )
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("rows", [33, 200])
+def test_a_running_sum_of_products_is_not_cut_into_tiles(rows):
+    """A program goes along all of it: the next tile of rows would begin again at zero."""
+    arrays = tensor(rows, 4), tensor(4, 40, seed=1), tensor(rows, 4, seed=2), tensor(4, 40, seed=3)
+    check(
+        lambda a, b, c, d: gradc.cumsum(a @ b + c @ d, axis=0),
+        lambda a, b, c, d: (a @ b + c @ d).cumsum(0),
+        *arrays,
+        factor=64,
+    )
+
+    def squared(x):
+        sums = x.cumsum(0) if isinstance(x, torch.Tensor) else gradc.cumsum(x, axis=0)
+        return sums @ (sums.mT @ sums[:, :4]) * 1e-3
+
+    check(squared, squared, tensor(rows, 33), factor=64)
+
+
+@pytest.mark.triton
 def test_a_row_masked_throughout_is_nan_and_leaves_the_others_alone():
     allowed = tensor(1, 2, 65, 65, dtype=torch.bool, seed=4)
     allowed[:, :, 3] = False

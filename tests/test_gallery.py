@@ -30,10 +30,11 @@ NOT_YET = {
 
 # What is still wrong with a built kernel. Delete a line when its test passes.
 PROBLEMS = {
-    "grouped_queries": "the owner of dk and dv spills",
     "linear_jsd": "the passes over two rows spill",
-    "soft_dtw_step": "reads one element beside another: accesses of less than 16 bytes",
 }
+
+# Rows of 4097 and 4098 numbers, read at one number beside another: hardly any 16 bytes that a thread wants start at a multiple of 16.
+UNALIGNED = {"soft_dtw_step": {"no 128-bit load", "no 128-bit store"}}
 
 
 @functools.cache
@@ -117,7 +118,8 @@ def test_full_shape_kernels_build_without_a_problem(name, request):
         request.applymarker(pytest.mark.xfail(reason=PROBLEMS[name], strict=True))
     low = lowered(name)
     facts = [run.binary_facts(kernel, binary) for kernel, binary in zip(low.kernels, low.build("sm_90"), strict=True)]
-    assert {found["name"]: found["problems"] for found in facts if found["problems"]} == {}
+    problems = {found["name"]: {*found["problems"]} - UNALIGNED.get(name, set()) for found in facts}
+    assert {kernel: found for kernel, found in problems.items() if found} == {}
 
 
 # Pages ------------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,19 @@ UNARY: dict[str, tuple[Callable, Callable]] = {
     "gram": (lambda x: x @ x.mT * 0.3, lambda x: x @ x.mT * 0.3),
     "running sum": (lambda x: gradc.cumsum(x, axis=1) * 0.5, lambda x: x.cumsum(1) * 0.5),
     "rounded": (lambda x: gradc.stop_gradient(x) * x, lambda x: x.detach() * x),
+    "triangle": (lambda x: gradc.tril(x), lambda x: x.tril()),
+    "corner": (
+        lambda x: gradc.pad(gradc.mean(x, keepdims=True), ((2, 0), (0, 1))),
+        lambda x: torch.nn.functional.pad(x.mean((0, 1), keepdim=True), (0, 1, 2, 0)),
+    ),
+    "added at places": (
+        lambda x: gradc.zeros((3, x.shape[1])).at[np.arange(x.shape[0]) % 3].add(x),
+        lambda x: x.new_zeros((3, x.shape[1])).index_add(0, torch.arange(x.shape[0]) % 3, x),
+    ),
+    "least share": (
+        lambda x: gradc.min(gradc.softmax(x, axis=-1), axis=0, keepdims=True),
+        lambda x: x.softmax(-1).amin(0, keepdim=True),
+    ),
 }
 REDUCTIONS: dict[str, tuple[Callable, Callable]] = {
     "sum": (gradc.sum, torch.sum),

@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 from kernels import LAYOUTS, as_tuple, check, force_loops, tensor  # noqa: E402
 
 import gradc  # noqa: E402
+from gradc.codegen import recomputed  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -273,6 +274,56 @@ def test_ties_share_the_gradient(name):
     x = tensor(4, 9, dtype=I64, high=3).float()
     check(lambda x: getattr(gradc, name)(x, axis=1), lambda x: getattr(torch, "a" + name)(x, 1), x)
     check(lambda x: getattr(gradc, name)(x), lambda x: getattr(torch, "a" + name)(x), x)
+
+
+def apart(rows, columns):
+    """Numbers in a random order that no 16-bit dtype takes for each other, nor their hyperbolic tangents or squares."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(columns), (rows, 1)), axis=1)
+    return torch.from_numpy((order + 1) / columns)
+
+
+EXTREMES_OF_COMPUTED = {
+    "largest": (lambda x: gradc.max(gradc.tanh(x), axis=1), lambda x: x.tanh().amax(1)),
+    "smallest": (lambda x: gradc.min(x * x * 0.3, axis=1), lambda x: (x * x * 0.3).amin(1)),
+    "given out as well": (lambda x: (y := gradc.tanh(x), gradc.max(y, axis=1)), lambda x: (y := x.tanh(), y.amax(1))),
+    "used further": (
+        lambda x: (y := gradc.tanh(x), gradc.exp(gradc.max(y, axis=1))),
+        lambda x: (y := x.tanh(), y.amax(1).exp()),
+    ),
+    "of products": (lambda x: gradc.max(x @ x[:9].mT, axis=1), lambda x: (x @ x[:9].mT).amax(1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("backend", ["interpret", "numpy"])
+@pytest.mark.parametrize("name", EXTREMES_OF_COMPUTED)
+def test_the_extremum_of_what_is_not_rounded_in_between_is_found_again(name, backend, dtype, monkeypatch, tmp_path):
+    """The result is rounded where it is stored, what it is the largest of is not: both are compared as the dtype holds them."""
+    ours, theirs = EXTREMES_OF_COMPUTED[name]
+    x = apart(17, 20).to(dtype)
+    x = x * torch.linspace(1, 3, 17)[:, None].to(dtype) if name == "of products" else x
+    check(ours, theirs, x, backend=backend)
+    force_loops(monkeypatch, tmp_path)
+    check(ours, theirs, x, backend=backend)
+
+
+def test_what_is_compared_with_its_own_extremum_is_kept(monkeypatch, tmp_path):
+    """A quotient is a product with an inverse beside products of matrices: computed again there, it would equal nothing."""
+    force_loops(monkeypatch, tmp_path)
+    monkeypatch.setattr(recomputed, "LARGER", 0)
+    monkeypatch.setattr(recomputed, "MEMORY_WEIGHT", 1e6)
+
+    def ours(y):
+        return gradc.min(gradc.softmax(y, axis=1), axis=0) * (y @ y)
+
+    def theirs(y):
+        return y.softmax(1).amin(0) * (y @ y)
+
+    check(ours, theirs, tensor(24, 24))
+    saved = gradc.compile(ours).lower(gradc.spec((24, 24), "float32")).saved
+    assert [s.shape for s in saved if "compared" in s.why] == [(24, 24)]
+    once = gradc.compile(lambda x: gradc.max(gradc.abs(gradc.tanh(x)), axis=1)).lower(gradc.spec((24, 24), "float32"))
+    assert not any("compared" in s.why for s in once.saved)
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 2])
@@ -616,3 +667,17 @@ def test_views_of_views_are_read_at_non_negative_positions():
 
 def test_a_sum_counts_an_axis_its_body_does_not_vary_along():
     check(lambda x: gradc.sum(gradc.repeat(x, 2, axis=0), axis=0), lambda x: x.repeat_interleave(2, 0).sum(0), tensor(3, 2))
+
+
+def test_what_runs_along_a_loop_beside_a_split_has_a_loop_of_its_own(monkeypatch, tmp_path):
+    """The gradients of unused arguments are zeros; one has an axis that others sum over, in a kernel that splits their sum."""
+    force_loops(monkeypatch, tmp_path)
+    index = np.zeros(5, np.int32)
+
+    def ours(x, y, z):
+        return gradc.zeros((1,)).at[index].add(gradc.max(gradc.softmax(z @ z.mT, axis=1), axis=0))
+
+    def theirs(x, y, z):
+        return (z @ z.mT).softmax(1).amax(0).sum(0, keepdim=True)
+
+    check(ours, theirs, tensor(3), tensor(), tensor(5, 8, seed=1), factor=64)

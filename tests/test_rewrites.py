@@ -47,6 +47,15 @@ def deviation(x):
     return x - along(total(x, 1) / 3.0)
 
 
+def share(x):
+    return x / along(total(x, 1))
+
+
+def below_its_maximum(x, *axes):
+    kept = tuple(axis for axis in range(2) if axis not in axes)
+    return x - along(total(x, *axes, kind="max"), axes=kept)
+
+
 # For every rule, Values it must rewrite. A rule for derivatives gets them with the note of one.
 CASES = {
     "fold_constants": [lambda x: op["multiply"](constant(2.5, x.dtype), constant(-3, x.dtype))],
@@ -108,6 +117,10 @@ CASES = {
         lambda x, y: op["log"](op["exp"](x) / y),
     ],
     "exp_minus_one": [lambda x: op["exp"](x) - 1.0],
+    "exp_of_log": [
+        lambda x, r: op["exp"](below_its_maximum(x, 1) - along(op["log"](r))),
+        lambda x, r: op["exp"](below_its_maximum(x, 0, 1) - along(op["log"](r))),
+    ],
     "merge_reshapes": [
         lambda x: apply(Reshape((3, 2)), apply(Reshape((6,)), x)),
         lambda x: apply(Reshape((2, 3)), x),
@@ -173,6 +186,8 @@ CASES = {
         lambda x: total(-x, 0),
         lambda x, y, r: total((x * along(r)) / y, 1),
         lambda x, r: total(along(r) * deviation(x), 1),
+        lambda x: total(share(x), 1),
+        lambda x, r: total(share(x) * along(r), 1),
     ],
     "split_sum": [
         lambda x, y, r: total(x * along(r) + y, 1),
@@ -201,6 +216,7 @@ CASES = {
     ],
     "scatter_of_one": [lambda r, i: apply(ScatterAdd(1, 4), along(r, (2, 1)), i)],
 }
+PUTS_BACK = {"deviation", "share"}  # what adds up to a number in a derivative
 ALL = [(name, place) for name, cases in CASES.items() for place in range(len(cases))]
 
 
@@ -211,7 +227,7 @@ def built_case(name, place, dtype=None):
     inputs = [make_input(SHAPES[v][0], types.as_dtype(SHAPES[v][1]), v) for v in letters]
     with (
         tracing_scope(),
-        on_behalf_of(inputs[0], "∂" if REWRITES[name].holds is DERIVATIVE or "deviation" in make.__code__.co_names else ""),
+        on_behalf_of(inputs[0], "∂" if REWRITES[name].holds is DERIVATIVE or PUTS_BACK & {*make.__code__.co_names} else ""),
     ):
         return inputs, make(*inputs)
 
@@ -299,6 +315,23 @@ def test_derivative_rules_leave_what_the_user_wrote():
             assert REWRITES[name](value) is None
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        lambda x, y, r: x,
+        lambda x, y, r: x - along(total(y, 1, kind="max")),
+        lambda x, y, r: x - along(total(x, 1, kind="min")),
+        lambda x, y, r: x[:, :2] - along(total(x[:, :2], 1, kind="max"), (2, 2), (1,)),
+    ],
+)
+def test_an_exponential_that_may_overflow_stays_with_its_logarithm(x):
+    """Not below its maximum, of another array, a minimum, the maximum of another row."""
+    inputs = [make_input(shape, types.float64, name) for name, shape in (("x", (2, 3)), ("y", (2, 3)), ("r", (2,)))]
+    with tracing_scope():
+        power = x(*inputs)
+        assert REWRITES["exp_of_log"](op["exp"](power - along(op["log"](inputs[2]), power.shape))) is None
+
+
 def test_a_wrong_rule_is_not_proved(monkeypatch):
     wrong = lambda value: op["divide"](value.operands[0], 2.0)
     monkeypatch.setitem(REWRITES, "double", type(REWRITES["double"])(wrong, ("add",), EXACT))
@@ -326,6 +359,9 @@ def test_what_real_rules_do_at_the_edges():
     # nan in a row stays in that row.
     old, new = floats_of("factors_leave_sum", 0, x=[[nan, 1, 1], [1, 1, 1]], r=2.0)
     np.testing.assert_array_equal(old, new)
+    # A row of -inf is nan as before, also where its exponentials add up to nothing.
+    old, new = floats_of("exp_of_log", 0, x=[[-inf] * 3, [0.0, -inf, 1.0]], r=[0.0, 2.0])
+    np.testing.assert_allclose(old, new, rtol=1e-15)
     # A common divisor at 0: nan, inf or both, never a finite number.
     old, new = floats_of("common_divisor", 0, x=1.0, y=-1.0, r=0.0)
     assert not np.isfinite(old).any()

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels import check, force_loops, tensor  # noqa: E402
-from recipe_forms import FILE, attention, entropy, forms_met, masked_attention  # noqa: E402
+from recipe_forms import FILE, attention, divergence, entropy, forms_met, masked_attention  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc import types  # noqa: E402
@@ -161,6 +161,11 @@ def agree(got, want, plain, size=1):
     assert (error <= 4 * allowed + 2e-6).all(), (error.max(), allowed.max())
 
 
+def np_divergence(x, y):
+    log_p, log_q = (a - a.max(-1, keepdims=True) - np.log(np_exp(a).sum(-1, keepdims=True)) for a in (x, y))
+    return (np.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
 def without_recipes(monkeypatch, tmp_path):
     monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / "plain"))
     monkeypatch.setattr(runtime_plan, "recipes_on_disk", lambda: None)
@@ -184,6 +189,32 @@ def test_results(name, n, monkeypatch, tmp_path):
     riding, plain = both_ways(function, monkeypatch, tmp_path, x)
     exact = x.astype(np.float64)
     agree(riding, reference(exact), plain, np_third_moment(np.abs, exact) if name == "third moment" else 1)
+
+
+@pytest.mark.parametrize("n", [17, 70, 256])
+def test_two_rows_in_one_pass(n, monkeypatch, tmp_path):
+    """Where the second row is -inf the result is, unless the first gives it no weight: NaN, as by the plain formula."""
+    x = rows(n)
+    for y in (
+        rows(n)[::-1],
+        np.where((np.arange(14)[:, None] % 2) & (np.arange(n) % 5 == 0), -INF, x / 2).astype(np.float32),
+        x + 1000,
+    ):
+        riding, plain = both_ways(divergence, monkeypatch, tmp_path, x, y)
+        exact = x.astype(np.float64), y.astype(np.float64)
+        with np.errstate(all="ignore"):
+            sizes = [np.abs(a - np.maximum(a.max(-1, keepdims=True), -1e38)) for a in exact]
+            size = np.nan_to_num(np_softmax(exact[0]) * (sizes[0] + sizes[1]), nan=0, posinf=0, neginf=0).sum(-1)
+        agree(riding, np_divergence(*exact), plain, size)
+
+
+def test_two_rows_and_their_mean_are_read_once():
+    low = gradc.compile(lambda x, y: gradc.sum(divergence(x, y))).lower(*[gradc.spec((512, 60000), "bfloat16")] * 2, wrt=())
+    kernel = low.kernels[0]
+    assert kernel.source.count("in range(0, columns") == 1
+    assert "sum rides along with max, log" in low.explain()
+    assert "max_1' + log_1'" in kernel.source  # the two maxima have two names in the proof
+    assert len(low.kernels) == 2
 
 
 @pytest.mark.parametrize("name", ["softmax", "variance", "entropy"])
@@ -322,6 +353,29 @@ def test_a_product_of_rows_of_every_kind(function, monkeypatch, tmp_path):
 def guarded_weights(x):
     m = x.max(-1, keepdims=True)
     return np.exp(x - np.where(np.isfinite(m), m, 0.0))
+
+
+def over_rows_too(x, lib):
+    """Sums of all of an array, whose rows have states of their own."""
+    along = {"axis": -1, "keepdims": True} if lib is gradc else {"dim": -1, "keepdim": True}
+    r = lib.rsqrt(lib.mean(x * x, **along) + 0.05)
+    largest = lib.max(x, **along) if lib is gradc else lib.amax(x, **along)
+    deviation = x - lib.mean(x, **along)
+    return lib.sum(x * r * lib.sin(x)), lib.sum(lib.exp(x - largest)), lib.sum(deviation * deviation)
+
+
+@pytest.mark.parametrize("shape", [(2, 18), (3, 50), (5, 200), (2, 3, 50)], ids=str)
+def test_a_sum_does_not_ride_along_with_states_it_sums_over(shape, monkeypatch, tmp_path):
+    """One accumulator cannot be moved by a factor for each row."""
+    force_loops(monkeypatch, tmp_path)
+    x = tensor(*shape)
+    for place in range(3):
+        check(
+            lambda x: over_rows_too(x, gradc)[place],  # noqa: B023
+            lambda x: over_rows_too(x, torch)[place],  # noqa: B023
+            x,
+            factor=64,
+        )
 
 
 def test_a_loop_from_the_last_tile_to_the_first(monkeypatch, tmp_path):

@@ -105,6 +105,80 @@ def test_what_is_no_line_is_gone_over_whole(name, monkeypatch, tmp_path):
     torch.testing.assert_close(compiled(numbers).double(), want, rtol=1e-5, atol=1e-5)
 
 
+LONG = {
+    "as far as a limit": (lambda i, j: gradc.minimum(j, 1100) <= 40 * i, lambda i, j: j.clamp(max=1100) <= 40 * i),
+    "again and again": (lambda i, j: gradc.fmod(j, 1100) <= 10 * i, lambda i, j: j.fmod(1100) <= 10 * i),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_line_is_one_over_its_whole_length(name, monkeypatch, tmp_path):
+    """What is the position itself for the first thousand is not taken for it where the axis goes on."""
+    force_loops(monkeypatch, tmp_path, live=128, tile=128)
+    ours, theirs = LONG[name]
+
+    def total(x):
+        i, j = gradc.arange(x.shape[0])[:, None], gradc.arange(x.shape[1])
+        return gradc.sum(gradc.where(ours(i, j), x, 0), axis=1)
+
+    i, j = torch.arange(64)[:, None], torch.arange(1500)
+    check(total, lambda x: torch.where(theirs(i, j), x, 0).sum(1), tensor(64, 1500), wrt=())
+
+
+def test_positions_are_rounded_as_the_kernel_rounds_them(monkeypatch, tmp_path):
+    """bfloat16 has 1052 to 1055 as 1056, which is where a tile begins."""
+    force_loops(monkeypatch, tmp_path)
+    x = tensor(64, 1100)
+    check(
+        lambda x: gradc.sum(gradc.where(gradc.arange(1100).astype("bfloat16") >= 1056, x, 0), axis=1),
+        lambda x: torch.where(torch.arange(1100).to(torch.bfloat16) >= 1056, x, 0).sum(1),
+        x,
+        wrt=(),
+    )
+
+
+EXTREME = {
+    "equal": lambda x: abs(x) == INFINITY,
+    "at least": lambda x: x >= INFINITY,
+    "at most": lambda x: x <= -INFINITY,
+    "not below": lambda x: ~(x < INFINITY),
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_infinities_are_counted_beyond_a_mask(name, monkeypatch, tmp_path):
+    """A comparison with infinity fails for every finite number, and yet says nothing of tiles without looking at them."""
+    force_loops(monkeypatch, tmp_path)
+    found = EXTREME[name]
+    x = tensor(64, 100)
+    x[3, 70], x[4, 80], x[5, 90], x[6, 2] = INFINITY, -INFINITY, torch.nan, INFINITY
+
+    def ours(x):
+        i, j = gradc.arange(64)[:, None], gradc.arange(100)
+        return gradc.sum(gradc.where(found(x), gradc.where(i >= j, 1.0, 2.0), 0.0), axis=1)
+
+    def theirs(x):
+        i, j = torch.arange(64)[:, None], torch.arange(100)
+        return torch.where(found(x), torch.where(i >= j, 1.0, 2.0), 0.0).sum(1)
+
+    check(ours, theirs, x, wrt=())
+
+
+def test_a_number_that_is_none_is_not_left_out(monkeypatch, tmp_path):
+    """A term that is chosen to be NaN is no 0 / 0."""
+    force_loops(monkeypatch, tmp_path)
+
+    def ours(x):
+        i, j = gradc.arange(64)[:, None], gradc.arange(100)
+        return gradc.sum(gradc.where(i >= j, x, gradc.where(x > 2.5, torch.nan, 0.0)), axis=1)
+
+    def theirs(x):
+        i, j = torch.arange(64)[:, None], torch.arange(100)
+        return torch.where(i >= j, x, torch.where(x > 2.5, torch.nan, 0.0)).sum(1)
+
+    check(ours, theirs, tensor(64, 100), wrt=())
+
+
 # Results ------------------------------------------------------------------------------------------------------------
 
 

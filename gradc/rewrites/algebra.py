@@ -11,7 +11,7 @@ import numpy as np
 
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Constant, constant, constant_of
-from gradc.rewrites.matching import built, inside, negated, numbered, quotient, spread
+from gradc.rewrites.matching import built, inside, is_below_its_maximum, negated, numbered, quotient, spread
 from gradc.rewrites.rule import DERIVATIVE, ELEMENTWISE, REAL, rewrite
 
 
@@ -342,3 +342,18 @@ def exp_minus_one(value: Value) -> Value | None:
     a, b = value.operands
     operands = inside(a, "exp")
     return built("expm1", *operands) if operands and constant_of(b) == 1 else None
+
+
+@rewrite("exp", holds=REAL)
+def exp_of_log(value: Value) -> Value | None:
+    """exp(x - repeat(log(l))) = exp(x)/repeat(l), where x is less its own maximum: exp(x) does not overflow.
+
+    The divisor can then leave a sum. At l = 0 both are inf, or nan where exp(x) is 0.
+    """
+    x, repeated = inside(value.operands[0], "subtract") or (None, None)
+    if x is None or repeated is None or not isinstance(repeated.operation, Broadcast):
+        return None
+    power = inside(repeated.operands[0], "log")
+    if not power or not is_below_its_maximum(x):
+        return None
+    return built("divide", built("exp", x), apply(repeated.operation, *power))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Reshape, constant, constant_of
-from gradc.structure import Permute, Reduce
+from gradc.structure import Permute, Reduce, StopGradient
 from gradc.table import TABLE
 from gradc.types import Shape
 
@@ -163,6 +163,29 @@ def is_deviation(value: Value, axes: Sequence[int]) -> bool:
     for axis in axes:
         count *= value.shape[axis]
     return top.operation == Reduce("sum", tuple(axes)) and top.operands[0] is x and constant_of(bottom) == count
+
+
+def is_share(value: Value, axes: Sequence[int]) -> bool:
+    """Whether the Value is e/sum(e) over `axes`, whose sum over them is 1."""
+    e, total = inside(value, "divide") or (None, None)
+    if e is None or total is None or not is_constant_along(total, axes):
+        return False
+    whole = dropped(total, axes)
+    return whole.operation == Reduce("sum", tuple(axes)) and whole.operands[0] is e
+
+
+def is_below_its_maximum(value: Value) -> bool:
+    """Whether the Value is x - max(x), over whichever axes: nowhere positive."""
+    x, peak = inside(value, "subtract") or (None, None)
+    if x is None or peak is None or not isinstance(peak.operation, Broadcast):
+        return False
+    along = [axis for axis in peak.operation.axes if x.shape[axis] != 1]
+    top = peak.operands[0]
+    while isinstance(top.operation, StopGradient | Reshape | Broadcast) and top.operands[0].size == top.size:
+        top = top.operands[0]
+    if not isinstance(top.operation, Reduce) or top.operation.kind != "max" or top.operands[0] is not x:
+        return False
+    return along == [axis for axis in without(top.operation.axes, x.shape) if x.shape[axis] != 1]
 
 
 def squeezed(x: Value) -> Value:

@@ -19,6 +19,7 @@ from gradc.rewrites.matching import (
     inside,
     is_constant_along,
     is_deviation,
+    is_share,
     put_together,
     spread,
     without,
@@ -93,16 +94,20 @@ def factors_leave_sum(value: Value) -> Value | None:
     gave nan; l = 0 gives nan or inf as before. Sums over nothing stay 0 (`empty_sum` comes first).
     """
     rest, steps = factors(value.operands[0], value.operation.axes, bool(value.note))
-    return _summed(value, rest, steps) if rest is not None and steps else None
+    if rest is None or not (steps or (value.note and is_share(rest, value.operation.axes))):
+        return None
+    return _summed(value, rest, steps)
 
 
 def _summed(value: Value, rest: Value, steps: Sequence[Factor]) -> Value:
-    """The sum of what varies, with what does not put back; 0 for the deviations from a mean in a derivative.
+    """The sum of what varies, with what does not put back; in a derivative 0 for the deviations from a mean, 1 for shares of a sum.
 
-    An infinite or nan deviation comes from an x that makes the other terms of its derivative nan.
+    An infinite or nan deviation or share comes from an x that makes the other terms of its derivative nan.
     """
     if value.note and is_deviation(rest, value.operation.axes):
         return constant(0, value.dtype, value.shape)
+    if value.note and is_share(rest, value.operation.axes):
+        return put_together(constant(1, value.dtype, value.shape), steps)
     return put_together(apply(value.operation, rest), steps)
 
 
