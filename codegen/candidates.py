@@ -24,6 +24,8 @@ SMALLEST = 16  # extent of a matrix unit's operand
 
 def candidates(chosen: Plan, outputs: frozenset[Value], device: Device) -> tuple[Plan, ...]:
     """At most 24 plans for a kernel, the chosen one first, the others by predicted seconds; none is there twice."""
+    if chosen.parts:
+        return (chosen,)  # each part is a choice of its own
     kept = frozenset(value for value in chosen.stored if value not in chosen.partial)
     setting = Setting(kept, outputs, device, chosen.recipes)
     others = (p for p in plans(chosen.stages, setting) if _interchangeable(p, chosen))

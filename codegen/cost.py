@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gradc.codegen.chunks import HostCounter
 from gradc.codegen.estimate import touched
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.plan import Scheduled
 from gradc.ir import Value
 from gradc.types import DType
 
@@ -79,6 +79,7 @@ def _buffer(value: Value, elements: int, identifiers: Mapping[Value, str], dtype
 
 def phase_cost(kernels: tuple[Scheduled, ...], identifiers: Mapping[Value, str], dtypes: Mapping[Value, DType]) -> PhaseCost:
     """The cost of a launch sequence."""
-    moved = sum(traffic(kernel, identifiers, dtypes).bytes for kernel in kernels)
-    launches = sum(kernel.times for kernel in kernels)
+    filled = sum(_buffer(value, value.size, identifiers, dtypes).bytes for kernel in kernels for value in kernel.zeroed)
+    moved = sum(traffic(kernel, identifiers, dtypes).bytes for kernel in kernels) + filled
+    launches = sum(kernel.launches for kernel in kernels)
     return PhaseCost(launches, moved, sum(kernel.plan.flops * kernel.times for kernel in kernels))

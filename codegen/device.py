@@ -20,7 +20,10 @@ from gradc.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class Device:
-    """Rates in bytes or operations per second, sizes in bytes. `warp` is the threads of one warp, `most_warps` a processor's."""
+    """Rates in bytes or operations per second, sizes in bytes. `warp` is the threads of one warp, `most_warps` a processor's.
+
+    `atomics` is whether schedules may add floats up in memory, in whatever order programs come.
+    """
 
     name: str
     target: str
@@ -37,6 +40,7 @@ class Device:
     shared_bytes: int = 227 * 1024
     warp: int = 32
     most_warps: int = 64
+    atomics: bool = False
 
     @property
     def cache_bytes(self) -> int:

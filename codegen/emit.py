@@ -8,20 +8,23 @@ goes to the next pass. Expressions are printed by `expressions.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.chunks import unplaced
+from gradc.codegen.dispatch import Dispatcher, same_text
+from gradc.codegen.explain import schedule_line
 from gradc.codegen.expressions import Argument, Expressions
 from gradc.codegen.finding import open_search
 from gradc.codegen.index import Axis, Index, of_axis
-from gradc.codegen.nodes import Access, Node, Puller, walk
+from gradc.codegen.names import Names
+from gradc.codegen.nodes import Access, Node, Puller, data_of, walk
 from gradc.codegen.online import Online
-from gradc.codegen.plan import KernelAxis
+from gradc.codegen.plan import KernelAxis, Scheduled
 from gradc.codegen.positions import wide_axes
 from gradc.codegen.reach import deciding, narrowed
 from gradc.codegen.riding import notes, passes, reduced_axes
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.scattered import is_scattered, scattered
 from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.searches import owner_of
 from gradc.codegen.skips import needed_lines
@@ -45,6 +48,7 @@ class Emitted:
     warps: int
     pipeline: int
     helpers: frozenset[str]
+    takes_program: bool  # as its first argument, where it is called by other programs' kernel
     notes: tuple[str, ...] = ()  # which sums ride along in another's pass, and why others do not
 
 
@@ -59,10 +63,43 @@ class Store:
 
 
 def emit_kernel(
-    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str]
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], taken: Names
 ) -> Emitted:
-    """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory."""
-    return _Kernel(kernel, buffer_names, dtypes).emit(name, heading)
+    """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory.
+
+    The names of further functions come from `taken`.
+    """
+    if kernel.parts:
+        return _emit_parts(kernel, name, buffer_names, dtypes, heading, taken)
+    return _Kernel(kernel, buffer_names, dtypes).emit(name, heading, part=False)
+
+
+def _emit_parts(
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], taken: Names
+) -> Emitted:
+    """The text of kernels launched together: the functions their programs call, and the kernel that calls them."""
+    dispatcher, functions, parts = Dispatcher(), dict[str, Emitted](), []
+    for part in kernel.parts:
+        comment = [f"# called by {name}: {schedule_line(part)}"]
+        emitted = _Kernel(part, buffer_names, dtypes).emit("part", comment, part=True)
+        text = same_text(emitted.source, emitted.arguments)
+        if text not in functions:
+            own = taken.fresh(f"{name}_{buffer_names[part.writes[0]]}")
+            functions[text] = replace(emitted, name=own, source=emitted.source.replace("def part(", f"def {own}("))
+        dispatcher.add(functions[text].name, emitted.arguments, emitted.programs, emitted.takes_program)
+        parts.append(emitted)
+    own_text = "\n".join([*heading, dispatcher.text(name)])
+    return Emitted(
+        name,
+        "\n\n\n".join([*(function.source for function in functions.values()), own_text]),
+        tuple(dispatcher.arguments.values()),
+        sum(part.programs for part in parts),
+        kernel.plan.warps,
+        kernel.plan.pipeline,
+        frozenset().union(*(part.helpers for part in parts)),
+        False,
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 class _Kernel:
@@ -73,7 +110,8 @@ class _Kernel:
         buffers = {access.buffer for stage in self.plan.stages for access in stage.accesses} - inside
         self.puller = Puller(kernel.axes, lambda value: value in buffers)
         self.stores = [self._store(stage) for stage in self.plan.stages if stage.value in self.plan.stored]
-        self.nodes = walk([store.node for store in self.stores])
+        places = [node for store in self.stores for node in data_of(store.access.index)]
+        self.nodes = walk([*(store.node for store in self.stores), *places])
         self.split = next((axis for axis in self.axes if axis.role == "split"), None)
         self.loop = next((axis for axis in self.axes if axis.role == "loop"), None)
         wide = wide_axes(self.axes, self._indices())
@@ -81,8 +119,14 @@ class _Kernel:
         self.notes: list[str] = []
         self.online: Online | None = None  # what moves together along the split axis
         self.print = Expressions(
-            self.axes, buffer_names, dtypes, self.nodes, [store.node for store in self.stores], self.root, wide
-        )
+            self.axes,
+            buffer_names,
+            dtypes,
+            self.nodes,
+            [*(store.node for store in self.stores), *places, *places],
+            self.root,
+            wide,
+        )  # a place is read in an address and a mask
         self.print.rereads = self.split if self.plan.rereads else None
 
     def _store(self, stage: Stage) -> Store:
@@ -93,6 +137,10 @@ class _Kernel:
         left = self.kernel.left[stage.value]
         kind, value = left.heavy.kind, left.heavy.value
         heavy = next(node for node in walk([root]) if node.kind == kind and node.value is value)
+        if self.plan.atomic and is_scattered(stage, self.axes):
+            found = scattered(heavy, access)
+            assert found is not None
+            return Store(found.term, left.sums[0], found.access, stage)
         return Store(heavy, left.sums[0], Access(unplaced(stage.value), access.index), stage)
 
     def _indices(self) -> Iterator[Index]:
@@ -107,14 +155,17 @@ class _Kernel:
 
     # The walk --------------------------------------------------------------------------------------------------------
 
-    def emit(self, name: str, heading: list[str]) -> Emitted:
-        self.print.positions.place_programs(self.print.multiplies)
+    def emit(self, name: str, heading: list[str], part: bool) -> Emitted:
+        """The kernel, or as a `part` of one a function that is told which of its programs it runs as."""
+        self.print.positions.place_programs(self.print.multiplies, given=part)
         if self.split is None:
             self._body(self.root, self.stores, [])
         else:
             self._split_loop(self.split)
-        source = "\n".join([*heading, "@triton.jit", f"def {name}({self.print.signature()}):", *self.root.lines])
         programs = prod(axis.programs for axis in self.axes)
+        takes_program = part and programs > 1
+        signature = ("pid, " if takes_program else "") + self.print.signature()
+        source = "\n".join([*heading, "@triton.jit", f"def {name}({signature}):", *self.root.lines])
         return Emitted(
             name,
             source,
@@ -123,6 +174,7 @@ class _Kernel:
             self.plan.warps,
             self.plan.pipeline,
             frozenset(self.print.helpers),
+            takes_program,
             tuple(self.notes),
         )
 
@@ -167,7 +219,7 @@ class _Kernel:
 
     def _write_part(self, variable: Variable, array: Value, access: Access) -> None:
         own = frozenset(axis for index in access.index for axis in index.axes)
-        self.print.store(self.root, variable, array, access, self.split, self._repeating(own))
+        self.print.store(self.root, variable, array, access, self.split, self._repeating(own), adds=False)
 
     def _repeating(self, own: frozenset[Axis]) -> list[KernelAxis]:
         """The axes along which programs compute the same result, of which one writes it; those that leave parts all do."""
@@ -302,13 +354,14 @@ class _Kernel:
 
     def _write(self, scope: Scope, store: Store) -> None:
         value = self.print.at(store.node, scope)
+        atomic = self.plan.atomic and store.stage.value in self.plan.partial
         part = self.split if store.stage.value in self.plan.partial else None
         once = [
             axis
             for axis in self.axes
-            if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & frozenset(store.stage.own)
+            if axis.role in ("grid", "split") and axis is not part and not frozenset(axis.axes) & store.access.offset.axes
         ]
-        self.print.store(scope, value, store.buffer, store.access, part, once)
+        self.print.store(scope, value, store.buffer, store.access, None if atomic else part, once, atomic)
 
 
 __all__ = ["INDENT", "Emitted", "Variable", "emit_kernel"]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from gradc.codegen.atomics import launches
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Node, Running, walk
@@ -24,6 +25,7 @@ from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 
 CHAINED = 0.6  # of the matrix rate is reached where one product waits for what is computed from another
+SEVERAL = 0.9  # of that, since each of several products has narrower tiles
 OPERANDS_AHEAD = 3  # tiles of a product's operands under way at once
 MINOR, SMALL = (
     16,
@@ -45,14 +47,15 @@ def finished_plan(
     setting: Setting,
     share: float | None = None,
     rereads: bool = False,
+    atomic: bool = False,
 ) -> Plan:
     """The plan with these roles: sums ride along with what they depend on where that is cheaper than a pass.
 
     `share` is the part of the looped axis's steps that is gone through, where the stages themselves do not tell; `rereads` says
-    that what all rows of a program have in common is read for each of them.
+    that what all rows of a program have in common is read for each of them; `atomic`, that memory adds up partial results.
     """
     choices = dict.fromkeys((setting.recipes, None)) if any(axis.role == "loop" for axis in axes) else (setting.recipes,)
-    plans = [_plan(stages, axes, partial, setting, recipes, share) for recipes in choices]
+    plans = [_plan(stages, axes, partial, setting, recipes, share, atomic) for recipes in choices]
     return replace(min(plans, key=lambda p: p.seconds), rereads=rereads)
 
 
@@ -63,12 +66,13 @@ def _plan(
     setting: Setting,
     recipes: Recipes | None,
     share: float | None,
+    atomic: bool,
 ) -> Plan:
     """What the roles make of the stages: what is stored and read, warps, and seconds."""
     axes = _named(axes)
     stored = dict.fromkeys(stage.value for stage in stages if stage.value in setting.kept or stage.value in partial)
     multiplies, arrays = any(map(is_product, stages)), _arrays(stages, axes, setting)
-    written = {stage: _stored_bytes(stage, axes, partial, setting) for stage in stages if stage.value in stored}
+    written = {stage: _stored_bytes(stage, axes, partial, setting, atomic) for stage in stages if stage.value in stored}
     warps = _warps(axes, stages, setting.device)
     if not multiplies:
         warps = min(warps, _storing_warps(axes, written, arrays, setting))
@@ -84,7 +88,7 @@ def _plan(
     passes = max(times.values(), default=1)
     programs = prod(axis.programs for axis in axes)
     needed = _registers(stages, axes, partial, folded, arrays, warps, setting.device)
-    flying = min(programs, setting.device.processors * _resident(needed, warps, setting.device))
+    flying = min(programs, setting.device.processors * resident(needed, warps, setting.device))
     stays = passes == 1 or _stays_in_cache(arrays, flying, setting.device)
     reads = {array.value: 1 if stays else times[array.value] for array in arrays}
     share = _share(stages, axes, passes) if share is None else share
@@ -99,14 +103,15 @@ def _plan(
     bounds = Bounds(
         moved / _reach(programs, setting.device),
         0.0 if multiplies else shared / setting.device.cache_bandwidth,
-        (flops + share * repeated) / _rate(stages, axes, setting.device) / _busy(programs, setting.device) + afterwards,
+        (flops + share * repeated) / _rate(stages, axes, setting.device) / busy(programs, setting.device) + afterwards,
         tiles * setting.device.round_seconds / (OPERANDS_AHEAD if multiplies else 1),
         setting.device.launch_seconds,
-        setting.device.launch_seconds if partial else 0.0,
+        setting.device.launch_seconds * _launches_after(stages, partial, setting, atomic),
     )
     pipeline = OPERANDS_AHEAD if multiplies else 1
     reads_in_all = tuple(reads.items())
-    return Plan(tuple(stages), axes, partial, stored, warps, pipeline, reads_in_all, bounds, flops, recipes, needed, passes)
+    plan = Plan(tuple(stages), axes, partial, stored, warps, pipeline, reads_in_all, bounds, flops, recipes, needed, passes)
+    return replace(plan, atomic=atomic)
 
 
 def is_product(stage: Stage) -> bool:
@@ -162,9 +167,18 @@ def touched(buffer: Value) -> int:
     return prod(n for n, step in zip(buffer.shape, strides, strict=True) if step != 0) if buffer.size else 0
 
 
-def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting) -> int:
+def _launches_after(stages: Sequence[Stage], partial: frozenset[Value], setting: Setting, atomic: bool) -> int:
+    """Launches that partial results cost besides the kernel's own."""
+    if not atomic:
+        return 1 if partial else 0
+    return launches([stage for stage in stages if stage.value in partial], setting.outputs)
+
+
+def _stored_bytes(stage: Stage, axes: tuple[KernelAxis, ...], partial: frozenset[Value], setting: Setting, atomic: bool) -> int:
     if stage.value not in partial:
         return stage.value.size * storage_dtype(stage.value, setting.outputs).itemsize
+    if atomic:  # zeros, and the sum, which stays in the cache meanwhile
+        return 2 * stage.value.size * stage.value.dtype.compute.itemsize
     parts = prod(axis.programs for axis in axes if axis.role == "split")
     return 2 * parts * stage.value.size * stage.value.dtype.compute.itemsize
 
@@ -290,11 +304,17 @@ def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device)
             max((axis.block for axis in axes if axis.role in roles), default=1) for roles in (("grid",), ("loop", "split"))
         )
         return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
-    area = prod(axis.block for axis in axes if axis.role == "grid")
+    area = prod(axis.block for axis in axes if axis.role == "grid") * _shared(products)
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
 
 
-def _busy(programs: int, device: Device) -> float:
+def _shared(products: Sequence[Node]) -> float:
+    """How much more is multiplied for what is read, where products have an operand in common: as if tiles were so much larger."""
+    operands = {x.value for product in products for x in product.operands}
+    return (2 * len(products) / len(operands)) ** 2 * SEVERAL if len(products) > 1 else 1.0
+
+
+def busy(programs: int, device: Device) -> float:
     """The fraction of processors at work, on average over the waves of programs."""
     waves = -(-programs // device.processors)
     return programs / (waves * device.processors)
@@ -337,7 +357,7 @@ def _registers(
     return sum(array.tile for array in arrays) // 4 + computing + sums + (states + OTHER_REGISTERS) * warps * device.warp
 
 
-def _resident(needed: int, warps: int, device: Device) -> int:
+def resident(needed: int, warps: int, device: Device) -> int:
     """The programs one processor holds at once, by their registers and warps."""
     return max(1, min(device.registers // needed, device.most_warps // warps, MOST_RESIDENT))
 

@@ -7,8 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from gradc.codegen.cost import Buffer, Traffic
-from gradc.codegen.plan import KernelAxis
-from gradc.codegen.schedule import Scheduled
+from gradc.codegen.plan import KernelAxis, Scheduled
 from gradc.ir import Value
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ def heading(kernel: Scheduled, title: str, phase: str, identifiers: Mapping[Valu
 
 def schedule_line(kernel: Scheduled) -> str:
     """A kernel's schedule in one line: `row: split 132 x 1   column: resident`."""
+    if kernel.parts:
+        return f"{len(kernel.parts)} parts launched together"
     host = [f"chunk: host {kernel.loop.chunk} x {kernel.loop.count}"] if kernel.loop else []
     return "   ".join([*host, *(f"{axis.name}: {_role(axis)}" for axis in kernel.plan.axes)]) or "one program"
 
@@ -79,8 +80,9 @@ def story(sequence: LaunchSequence) -> str:
 
     Seconds are predictions of the cost model, not measurements.
     """
-    count = sum(kernel.times for kernel in sequence.scheduled)
-    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in sequence.scheduled)
+    count = sum(kernel.launches for kernel in sequence.scheduled)
+    filling = sum(len(kernel.zeroed) for kernel in sequence.scheduled) * sequence.device.launch_seconds
+    seconds = sum(kernel.plan.bounds.alone * kernel.times for kernel in sequence.scheduled) + filling
     lines = [
         f"{sequence.phase}: {count} launch{'' if count == 1 else 'es'}, about {duration(seconds)} on {sequence.device.name}"
     ]
@@ -94,8 +96,14 @@ def story(sequence: LaunchSequence) -> str:
         lines.append(
             f"      writes {', '.join(sequence.identifiers[v] for v in kernel.writes)}{_inside(kernel, sequence.identifiers)}"
         )
+        lines += [f"      {_part(part, sequence.identifiers)}" for part in kernel.parts]
         lines += [f"      {reason}" for reason in (*_reasons(kernel, sequence), *emitted.notes)]
     return "\n".join(lines)
+
+
+def _part(part: Scheduled, identifiers: Mapping[Value, str]) -> str:
+    """One of the kernels launched together: what it writes, and how."""
+    return f"part {', '.join(identifiers[v] for v in part.writes)}: {schedule_line(part)}"
 
 
 def _inside(kernel: Scheduled, identifiers: Mapping[Value, str]) -> str:
@@ -120,9 +128,12 @@ def _reasons(kernel: Scheduled, sequence: LaunchSequence) -> list[str]:
     for stage in kernel.plan.stages:
         name = identifiers.get(stage.value) or stage.value.name or stage.value.operation.name
         if stage.value in kernel.plan.partial:
-            reasons.append(
-                f"{name} is summed over what the programs share out: each leaves a partial result, merged by a later kernel"
+            how = (
+                "adds its part to zeros in memory by atomics, in any order"
+                if kernel.plan.atomic or any(p.atomic and stage.value in p.partial for p in kernel.plan.parts)
+                else "leaves a partial result, merged by a later kernel"
             )
+            reasons.append(f"{name} is summed over what the programs share out: each {how}")
     for value, why in kernel.apart:
         reasons.append(f"not one kernel with {identifiers.get(value) or value.name or value.operation.name}: {why}")
     if kernel.plan.passes > 1:

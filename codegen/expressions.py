@@ -15,12 +15,12 @@ from typing import Any
 from gradc import types
 from gradc.codegen.chunks import HostCounter
 from gradc.codegen.index import Axis
-from gradc.codegen.multiplying import by_reciprocal, factors, precision
+from gradc.codegen.multiplying import by_reciprocal, factors, is_product_pattern, precision
 from gradc.codegen.names import Names
 from gradc.codegen.narrow import Narrowing
-from gradc.codegen.nodes import Access, Guard, Node, has_datum
+from gradc.codegen.nodes import Access, Node, has_datum
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.positions import Positions, whole_number
+from gradc.codegen.positions import Positions
 from gradc.codegen.scope import ATOM, BINDING, Scope, Variable
 from gradc.codegen.spelling import BINARY, bindings, fallback_name, identity, literal, remark, triton_dtype, zero
 from gradc.codegen.whole import Stretch
@@ -180,7 +180,7 @@ class Expressions:
             plain = node.dtype == types.int32 and axes and text.isidentifier()
             return (text if plain else f"tl.cast({text}, {triton_dtype(node.dtype.compute)})"), axes, ATOM
         if node.kind == "guard":
-            return self.guard_text(node.detail, axes, scope), axes, 0
+            return self.positions.guard_text(node.detail, axes, scope), axes, 0
         if node.kind == "cast":
             return self._cast(node, operands[0])
         if node.kind == "apply":
@@ -251,7 +251,7 @@ class Expressions:
         offset += "".join(f" + 0 * {self.positions.whole(k, axes)}" for k in missing)
         address = pointer if offset == "0" else f"{pointer} + {offset}"
         masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
-        guards = [self.guard_text(guard, axes, scope) for guard in access.guards]
+        guards = [self.positions.guard_text(guard, axes, scope) for guard in access.guards]
         conditions = [*masks, *(f"({text})" if " & " in text or len(masks) + len(guards) > 1 else text for text in guards)]
         gathered = any(has_datum(guard.index) for guard in access.guards) and access.buffer.dtype.is_floating
         other = 'float("nan")' if gathered else zero(access.buffer.dtype)
@@ -259,16 +259,6 @@ class Expressions:
         dtype = self.dtypes[access.buffer]
         widens = dtype.compute != dtype and node not in self.as_stored
         return f"tl.load({address}{masked})" + (f".to({triton_dtype(dtype.compute)})" if widens else "")
-
-    def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
-        """The condition of a guard, leaving out the sides that always hold."""
-        text = self.positions.index_text(guard.index, axes, scope)
-        (low, high), unsure = guard.index.bounds(), has_datum(guard.index)
-        first, stop, step = map(whole_number, (guard.low, guard.high, guard.step))
-        parts = [f"({text} >= {first})"] if unsure or low < guard.low else []
-        parts += [f"({text} < {stop})"] if unsure or high >= guard.high else []
-        parts += [f"(({text} - {first}) % {step} == 0)"] if guard.step > 1 else []
-        return parts[0][1:-1] if len(parts) == 1 and guard.step == 1 else " & ".join(parts) if parts else "True"
 
     # Reductions ------------------------------------------------------------------------------------------------------
 
@@ -401,9 +391,19 @@ class Expressions:
     # Stores ----------------------------------------------------------------------------------------------------------
 
     def store(
-        self, scope: Scope, value: Variable, buffer: Value, access: Access, part: KernelAxis | None, once: list[KernelAxis]
+        self,
+        scope: Scope,
+        value: Variable,
+        buffer: Value,
+        access: Access,
+        part: KernelAxis | None,
+        once: list[KernelAxis],
+        adds: bool,
     ) -> None:
-        """Writes a tile. `part` is the split axis whose program number leads; `once` are grid axes only their first program writes for."""
+        """Writes a tile, or adds it to what is there.
+
+        `part` is the split axis whose program number leads; `once` are grid axes only their first program writes for.
+        """
         own = frozenset(axis for index in access.index for axis in index.axes)
         axes = self.tile_axes(own)
         offset = self.positions.index_text(access.offset, axes, scope)
@@ -412,20 +412,16 @@ class Expressions:
             offset = " + ".join(term for term in (lead, offset) if term != "0") or "0"
         masks = [self.positions.mask(k, axes, scope) for k in axes if k.overhangs]
         masks += [self.positions.first_program(k) for k in once if k.programs > 1]
+        masks += [self.positions.guard_text(guard, axes, scope) for guard in access.guards]
         text = value.expanded(axes, 0)
         masked = f", mask={' & '.join(f'({m})' if '==' in m and len(masks) > 1 else m for m in masks)}" if masks else ""
-        scope.add(f"tl.store({self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}, {text}{masked})")
+        address = f"{self.pointer(buffer)}{'' if offset == '0' else f' + {offset}'}"
+        scope.add(
+            f'tl.atomic_add({address}, {text}{masked}, sem="relaxed")' if adds else f"tl.store({address}, {text}{masked})"
+        )
 
 
 ZERO_WHERE_OPERANDS_ARE = frozenset(("add", "subtract", "multiply", "negative", "square", "abs", "sign"))
-
-
-def is_product_pattern(left: tuple[KernelAxis, ...], right: tuple[KernelAxis, ...], axes: tuple[KernelAxis, ...]) -> bool:
-    """Whether Triton takes the sum over the middle axis of a product for `tl.dot(left, right)`, whose float32 is TF32 then.
-
-    It does (CombineBroadcastMulReducePattern, Triton 3.6) where the left operand lacks the last axis and the right one the first.
-    """
-    return len(axes) == 3 and axes[2] not in left and axes[0] not in right
 
 
 def is_vector(axis: KernelAxis) -> bool:

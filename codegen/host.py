@@ -18,11 +18,11 @@ from gradc.codegen.chunks import Body, Region, Run, View
 from gradc.codegen.device import Device
 from gradc.codegen.explain import duration, size
 from gradc.codegen.nodes import Running, is_leaf
-from gradc.codegen.plan import HostLoop
+from gradc.codegen.plan import HostLoop, Scheduled
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import is_safe
 from gradc.codegen.reuse import written_over
-from gradc.codegen.schedule import Scheduled, computed_operands, schedule
+from gradc.codegen.schedule import computed_operands, schedule
 from gradc.codegen.stages import HEAVY, State, storage_dtype, worth_storing
 from gradc.codegen.sums import Sum
 from gradc.codegen.ways import Loop, Way, chunk_of, loops_of, multiplied, stored_bytes
@@ -297,10 +297,11 @@ class _Builder:
         running = (value for value in aliases if isinstance(value.operation, Running))
         inputs = (*self._inputs(), *running, *parts, *body.counters)
         graph = Graph(inputs, tuple(outputs), title=self.graph.title)
-        kernels = tuple(replace(kernel, loop=host) for kernel in schedule(graph, self.device, self.recipes, self.operands))
+        made = schedule(graph, self.device, self.recipes, self.operands, chunk=True)
+        kernels = tuple(replace(kernel, loop=host) for kernel in made)
         aliases |= written_over(kernels, frozenset(graph.outputs))
-        views, made = tuple(body.views), (tuple(loop.roots), tuple(sums.values()))
-        return Section(graph, kernels, aliases, host, views, body.counters, *made), sums
+        views, left = tuple(body.views), (tuple(loop.roots), tuple(sums.values()))
+        return Section(graph, kernels, aliases, host, views, body.counters, *left), sums
 
 
 def _temporaries(section: Section) -> set[Value]:

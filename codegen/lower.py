@@ -17,11 +17,11 @@ from gradc.codegen.explain import heading, size
 from gradc.codegen.host import Memory, Section, memories_for, sections, too_large, too_large_to_keep
 from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
 from gradc.codegen.names import Names, identifier
+from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
 from gradc.codegen.recipes import KNOWN, Recipes
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
-from gradc.codegen.schedule import Scheduled
 from gradc.codegen.stages import storage_dtype
 from gradc.codegen.ways import stored_bytes
 from gradc.ir import Graph, Value
@@ -141,7 +141,7 @@ def differentiate(graph: Graph, wrt: Sequence[int], device: Device = H200, memor
 
     Without a `memory` everything the backward needs is kept that is not cheap to compute again.
     """
-    graph = prepare(with_literals(graph))
+    graph = prepare(with_literals(graph), to_differentiate=True)
     outputs = graph.outputs
     cotangents = [
         make_input(value.shape, value.dtype, f"d{name}") for value, name in zip(outputs, _output_names(graph), strict=True)
@@ -198,11 +198,12 @@ def _sequence(
         made = [identifiers[arrays.home.get(value, value)] for value in kernel.writes]
         name = taken.fresh(_kernel_name(title, phase, [] if kernel is kernels[0] else made))
         lines = heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))
-        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines)
-    count = sum(kernel.times for kernel in kernels)
+        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines, taken)
+    count = sum(kernel.launches for kernel in kernels)
     summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
     steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)
-    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home)
+    zeroed = frozenset(arrays.home.get(value, value) for kernel in kernels for value in kernel.zeroed)
+    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home, zeroed)
     return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes, device)
 
 

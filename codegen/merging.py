@@ -12,11 +12,13 @@ from typing import Any
 
 from gradc.codegen.axes import Families
 from gradc.codegen.device import Device
+from gradc.codegen.index import Axis
 from gradc.codegen.plan import Plan, Setting
 from gradc.codegen.roles import plan
 from gradc.codegen.stages import Stage, State
 from gradc.ir import Value
 
+TOGETHER_AT_MOST = 32768  # points of a stage that one program may go through with all it shares anything with
 MOST_ARRAYS = 200  # arrays one kernel may name: its parameters have to fit in 4 kB
 
 
@@ -32,7 +34,11 @@ class Group:
 def merged_plans(
     stages: Sequence[Stage], state: State, done: Sequence[Any], device: Device
 ) -> list[tuple[Plan, tuple[tuple[Value, str], ...]]]:
-    """The plans of the kernels that `stages` become, each with why its neighbours are others. `done` are the kernels fixed before."""
+    """The plans of the kernels that `stages` become, each with why its neighbours are others. `done` are the kernels fixed before.
+
+    Where the state wants them level, a merge that makes a third kernel wait costs a launch: those that wait for nothing of each
+    other can be launched together (`together.py`).
+    """
     merger = Merger(stages, state, done, device)
     merger.run()
     groups = dict.fromkeys(merger.group[stage.value] for stage in stages)
@@ -46,7 +52,8 @@ class Merger:
         self.stages = {stage.value: stage for stage in stages}
         self.position = {stage.value: i for i, stage in enumerate(stages)}
         self.outputs, self.required = frozenset(state.graph.outputs), frozenset(state.outputs)
-        self.device, self.recipes = device, state.recipes
+        self.device, self.recipes, self.level = device, state.recipes, state.level
+        self.large = frozenset(stage.value for stage in stages if stage.work() > TOGETHER_AT_MOST)
         self.users: dict[Value, set[Value]] = {value: set() for value in self.stages}
         for stage in stages:
             for need in stage.needs:
@@ -58,11 +65,11 @@ class Merger:
         self._unions: dict[tuple[Group, Group], Group] = {}
 
     def _readers(self, source: dict[Value, Any]) -> dict[Hashable, list[Value]]:
-        """Who reads an array, or any of the arrays that one fixed kernel leaves."""
+        """Who reads an array, or any of the arrays that one fixed kernel leaves; of a number, who makes a number of it."""
         readers: dict[Hashable, list[Value]] = {}
         for stage in self.stages.values():
             for access in stage.accesses:
-                if access.buffer.size > 1 or access.buffer in source:
+                if access.buffer.size > 1 or access.buffer in source or stage.value.size == 1:
                     readers.setdefault(source.get(access.buffer, access.buffer), []).append(stage.value)
         self._source = source
         return readers
@@ -142,10 +149,34 @@ class Merger:
             frozenset((*a.members, *b.members))
         ):
             return 0.0
+        waiting = self._kept_waiting(a, b)
+        if waiting & self.large and not self._axes(a) & self._axes(b):
+            return 0.0  # all that it could save is a launch
         merged = self._union(a, b)
         if merged.plan is None or a.plan is None or b.plan is None:
             return 0.0
-        return a.plan.seconds + b.plan.seconds - merged.plan.seconds
+        later = self._launches_later(a, b) if self.level and waiting else 0
+        return a.plan.seconds + b.plan.seconds - merged.plan.seconds - later * self.device.launch_seconds
+
+    def _kept_waiting(self, a: Group, b: Group) -> set[Value]:
+        """Where one of two groups needs the other: what else needs that, and could run beside the first."""
+        inside = frozenset((*a.members, *b.members))
+        return {user for before, _ in self._in_order(a, b) for value in before.members for user in self.users[value] - inside}
+
+    def _launches_later(self, a: Group, b: Group) -> int:
+        """How many launches of groups that are kept waiting a merge costs: two where it has to wait for something itself."""
+        waits = [self._needed(after) - self._needed(before) - {*before.members} for before, after in self._in_order(a, b)]
+        return 1 + any(waits) if waits else 0
+
+    def _in_order(self, a: Group, b: Group) -> list[tuple[Group, Group]]:
+        """The two groups, the one first that the other needs; nothing where neither does."""
+        return [(before, after) for before, after in ((a, b), (b, a)) if self._needed(after) & {*before.members}]
+
+    def _needed(self, group: Group) -> set[Value]:
+        return {need for value in group.members for need in self.stages[value].needs} - {*group.members}
+
+    def _axes(self, group: Group) -> frozenset[Axis]:
+        return frozenset().union(*(self.stages[value].axes for value in group.members))
 
     def _makes_cycle(self, merged: frozenset[Value]) -> bool:
         """Whether something outside the merged group would both need it and be needed by it."""

@@ -46,7 +46,7 @@ class Step:
 class HostFunction:
     """One launch sequence: `inputs` in, the kernels of `steps` in order, `outputs` out.
 
-    `home` is the array that a Value of a step's program stands for, where it is another Value.
+    `home` is the array that a Value of a step's program stands for, where it is another Value. Kernels add to those `zeroed`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class HostFunction:
     outputs: tuple[Value, ...]
     identifiers: dict[Value, str]
     home: dict[Value, Value]
+    zeroed: frozenset[Value] = frozenset()
 
     @property
     def kernels(self) -> tuple[Emitted, ...]:
@@ -132,7 +133,7 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
     if function.outputs and inputs and not set(function.outputs) <= set(function.inputs):
         lines.append(f"    device = {inputs[0]}.device")
     for part in lifetimes(function):
-        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v])}" for v in part.made]
+        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in part.made]
         lines += step_lines(part.step, identifiers)
         gone = [*part.gone, *(view.part for view in _passed_views(function.steps) if view.array in set(part.gone))]
         lines += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
@@ -171,8 +172,8 @@ def most_bytes(function: HostFunction, dtypes: Mapping[Value, DType], results: S
     return most
 
 
-def _allocation(name: str, shape: tuple[int, ...], dtype: DType) -> str:
-    return f"{name} = torch.empty({shape}, dtype=torch.{dtype.name}, device=device)"
+def _allocation(name: str, shape: tuple[int, ...], dtype: DType, zeroed: bool) -> str:
+    return f"{name} = torch.{'zeros' if zeroed else 'empty'}({shape}, dtype=torch.{dtype.name}, device=device)"
 
 
 def _touched(step: Step, home: Mapping[Value, Value]) -> dict[Value, None]:

@@ -66,3 +66,11 @@ def by_reciprocal(
         inverse = home.known[key] = Variable(printer.names.fresh("reciprocal"), y.axes, home.depth)
         home.add(f"{inverse.text} = 1.0 / {y.operand(BINDING['/'] + 1)}")
     return [x, inverse], "{x} * {y}"
+
+
+def is_product_pattern(left: tuple[KernelAxis, ...], right: tuple[KernelAxis, ...], axes: tuple[KernelAxis, ...]) -> bool:
+    """Whether Triton takes the sum over the middle axis of a product for `tl.dot(left, right)`, whose float32 is TF32 then.
+
+    It does (CombineBroadcastMulReducePattern, Triton 3.6) where the left operand lacks the last axis and the right one the first.
+    """
+    return len(axes) == 3 and axes[2] not in left and axes[0] not in right

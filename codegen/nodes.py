@@ -138,13 +138,13 @@ class Puller:
 
         A guard on gathered indices that the address does not depend on is left to `_gather`.
         """
-        along, data = Access(value, index).offset.axes, set(_data_of(index))
-        guards = tuple(guard for guard in guards if not has_datum(guard.index) or not data.isdisjoint(_data_of((guard.index,))))
+        along, data = Access(value, index).offset.axes, set(data_of(index))
+        guards = tuple(guard for guard in guards if not has_datum(guard.index) or not data.isdisjoint(data_of((guard.index,))))
         after = tuple(guard for guard in guards if guard.index.axes and not guard.index.axes & along)
         access = Access(value, index, tuple(guard for guard in guards if guard not in set(after)))
         axes = along.union(*(guard.index.axes for guard in access.guards))
         load = Node(
-            "load", tuple(_data_of((*index, *(guard.index for guard in access.guards)))), value.dtype, value, access, axes
+            "load", tuple(data_of((*index, *(guard.index for guard in access.guards)))), value.dtype, value, access, axes
         )
         return self._select(value, after, load, self._zero(value))
 
@@ -162,7 +162,7 @@ class Puller:
         if isinstance(operation, Iota):
             if not index[0].terms:
                 return Node("constant", (), value.dtype, value, index[0].offset)
-            return Node("position", tuple(_data_of(index)), value.dtype, value, index[0], index[0].axes)
+            return Node("position", tuple(data_of(index)), value.dtype, value, index[0], index[0].axes)
         if isinstance(operation, Cast):
             x = self.at(value.operands[0], index, guards)
             return Node("cast", (x,), value.dtype, value, operation.dtype, x.axes)
@@ -256,7 +256,7 @@ class Puller:
             return chosen
         for guard in guards:
             axes = guard.index.axes
-            condition = Node("guard", tuple(_data_of((guard.index,))), types.bool_, value, guard, axes)
+            condition = Node("guard", tuple(data_of((guard.index,))), types.bool_, value, guard, axes)
             chosen = self._apply(value, ops.TABLE["where"], [condition, chosen, other])
         return chosen
 
@@ -357,13 +357,14 @@ def is_leaf(value: Value) -> bool:
     return isinstance(value.operation, Input | Literal)
 
 
-def _data_of(index: Indices) -> Iterator[Node]:
+def data_of(index: Indices) -> Iterator[Node]:
+    """The expressions that an index is gathered from."""
     for part in index:
         for term, _ in part.terms:
             if isinstance(term, Datum):
                 yield term.node
             elif isinstance(term, Part):
-                yield from _data_of((term.index,))
+                yield from data_of((term.index,))
 
 
 def reshape_index(index: Indices, after: tuple[int, ...], before: tuple[int, ...]) -> Indices:

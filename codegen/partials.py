@@ -15,6 +15,7 @@ from functools import reduce
 import numpy as np
 
 from gradc import structure
+from gradc.codegen.atomics import is_added_in_place
 from gradc.codegen.axes import index_over
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Access, Node, walk
@@ -168,8 +169,10 @@ def _plain_axes(access: Access) -> Axes | None:
 # What programs leave ----------------------------------------------------------------------------------------------------
 
 
-def partials(p: Plan) -> dict[Value, Partial]:
-    """What the programs of a plan leave of each stage that they share out."""
+def partials(p: Plan, outputs: frozenset[Value]) -> dict[Value, Partial]:
+    """What the programs of a plan leave of each stage that they share out, or the sums that memory adds up."""
+    if p.atomic:
+        return {stage.value: _added(stage, outputs) for stage in p.stages if stage.value in p.partial}
     split = next((axis for axis in p.axes if axis.role == "split"), None)
     if split is None:
         return {}
@@ -177,6 +180,16 @@ def partials(p: Plan) -> dict[Value, Partial]:
     left: dict[Node, Place] = {}
     kept: dict[Node, Place] = {}
     return {stage.value: _partial(stage, found, split.programs, left, kept) for stage in p.stages if stage.value in p.partial}
+
+
+def _added(stage: Stage, outputs: frozenset[Value]) -> Partial:
+    """The one array that all programs add to: the very array that the stage leaves, if it can be."""
+    assert stage.heavy is not None
+    heavy = stage.heavy.value
+    name = f"{heavy.name or stage.value.name or 'sum'}_sum"
+    in_place = is_added_in_place(stage, outputs)
+    sums = stage.value if in_place else make_input(heavy.shape, heavy.dtype, name, stored=heavy.dtype.compute)
+    return Partial(stage.heavy, stage.own, (sums,), None, {}, {}, {})
 
 
 def _partial(stage: Stage, found: Shared, parts: int, left: dict[Node, Place], kept: dict[Node, Place]) -> Partial:

@@ -19,6 +19,8 @@ from gradc.codegen.stages import Stage
 from gradc.ir import Value
 
 if TYPE_CHECKING:
+    from gradc.codegen.axes import AxisMap
+    from gradc.codegen.partials import Partial
     from gradc.codegen.recipes import Recipes
 
 
@@ -131,6 +133,8 @@ class Plan:
     recipes: Recipes | None  # how sums ride along with what they depend on; without, they take another pass
     registers: int  # about how many one program takes
     passes: int  # along the looped axis
+    parts: tuple[Plan, ...] = ()  # of the kernels launched together
+    atomic: bool = False  # whether partial results are added up in memory at once
     rereads: bool = False  # what all rows of a program have in common, for each of them: no registers are left to keep it in
 
     @property
@@ -140,6 +144,50 @@ class Plan:
     @property
     def is_product(self) -> bool:
         return any(node.kind == "dot" for stage in self.stages for node in stage.nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A kernel to emit: its plan, the axis map its expressions are in, what its programs leave of each partial stage.
+
+    `apart` says of kernels it shares data with why they are kernels of their own: (a Value they leave, the reason).
+    `loop` is the host's loop that launches it for every chunk. `parts` are the kernels that it is made of where it is several
+    launched together, one after another by program number.
+    """
+
+    plan: Plan
+    axes: AxisMap
+    left: Mapping[Value, Partial]
+    apart: tuple[tuple[Value, str], ...] = ()
+    loop: HostLoop | None = None
+    parts: tuple[Scheduled, ...] = ()
+
+    @property
+    def times(self) -> int:
+        """How often the host launches it."""
+        return self.loop.count if self.loop else 1
+
+    @property
+    def reads(self) -> frozenset[Value]:
+        return frozenset(buffer for buffer, _ in self.plan.reads)
+
+    @property
+    def zeroed(self) -> tuple[Value, ...]:
+        """The arrays it adds to, which the host fills with zeros."""
+        if self.parts:
+            return tuple(value for part in self.parts for value in part.zeroed)
+        added = (value for value in self.plan.stored if value in self.plan.partial and self.plan.atomic)
+        return tuple(self.left[value].sums[0] for value in added)
+
+    @property
+    def launches(self) -> int:
+        """What the device is given to do: the kernel, as often as it runs, and fills."""
+        return self.times + len(self.zeroed)
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        arrays = (self.left[value].arrays if value in self.left else (value,) for value in self.plan.stored)
+        return tuple(dict.fromkeys(array for group in arrays for array in group))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any
 from gradc.codegen.bounds import LIMIT, Sum, Symbol, start_and_stop, whole_edge
 from gradc.codegen.index import Axis, Datum, Index, Part, sums_of, term_axes, term_extent
 from gradc.codegen.names import Names
+from gradc.codegen.nodes import Guard, has_datum
 from gradc.codegen.plan import KernelAxis
 from gradc.codegen.scope import Scope, Variable
 from gradc.ir import Value
@@ -87,16 +88,21 @@ class Positions:
 
     # Programs and loops ----------------------------------------------------------------------------------------------
 
-    def place_programs(self, multiplies: bool) -> None:
-        """Which tile of every grid axis this program has, from the one program id."""
+    def place_programs(self, multiplies: bool, given: bool) -> None:
+        """Which tile of every grid axis this program has, from the one program id; it is an argument where it is `given`."""
         spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
-        program = "tl.program_id(0)"
-        if multiplies and len(spread) > 1 and all(k.block > 1 and k.programs >= 2 * GROUP_ROWS for k in spread[-2:]):
+        program = "pid" if given else "tl.program_id(0)"
+        if (
+            multiplies
+            and not given
+            and len(spread) > 1
+            and all(k.block > 1 and k.programs >= 2 * GROUP_ROWS for k in spread[-2:])
+        ):
             program = self._place_group(spread[-2], spread[-1], others=len(spread) > 2)
             spread = spread[:-2]
         if len(spread) == 1:
             self._programs[spread[0]] = program
-        elif spread:
+        elif spread and program != "pid":
             self.root.add(f"pid = {program}")
         for axis in reversed(spread if len(spread) > 1 else []):
             if axis is spread[0]:
@@ -291,6 +297,16 @@ class Positions:
             offset = whole_number(abs(index.offset))
             text = f"{text} {'+' if index.offset > 0 else '-'} {offset}" if text else whole_number(index.offset)
         return text or "0"
+
+    def guard_text(self, guard: Guard, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
+        """The condition of a guard, leaving out the sides that always hold."""
+        text = self.index_text(guard.index, axes, scope)
+        (low, high), unsure = guard.index.bounds(), has_datum(guard.index)
+        first, stop, step = map(whole_number, (guard.low, guard.high, guard.step))
+        parts = [f"({text} >= {first})"] if unsure or low < guard.low else []
+        parts += [f"({text} < {stop})"] if unsure or high >= guard.high else []
+        parts += [f"(({text} - {first}) % {step} == 0)"] if guard.step > 1 else []
+        return parts[0][1:-1] if len(parts) == 1 and guard.step == 1 else " & ".join(parts) if parts else "True"
 
     def _term(self, term: Part | Datum, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
         if isinstance(term, Datum):

@@ -5,18 +5,22 @@ Every rewrite here is exact in floating point, but for the order of sums. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gradc import types
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
-from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, cast, constant, constant_of
+from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, broadcast_to, cast, constant, constant_of
 from gradc.ops import TABLE, Elementwise
 from gradc.structure import Cumulative, Gather, Keep, Marker, Permute, Reduce, ScatterAdd
 
 
-def prepare(graph: Graph) -> Graph:
-    """The same program with argmax, argmin, any, all, scatter and negative indices spelt out."""
-    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, _spell_out)
+def prepare(graph: Graph, to_differentiate: bool = False) -> Graph:
+    """The same program with argmax, argmin, any, all, scatter and negative indices spelt out.
+
+    A scatter `to_differentiate` stays one: its derivative gathers, that of a sum over all places would be one too.
+    """
+    rules = {**RULES, ScatterAdd: _bounded_scatter} if to_differentiate else RULES
+    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, lambda value: _spell_out(value, rules))
     outputs = tuple(_own_memory(new[value]) for value in graph.outputs)
     prepared = Graph(graph.inputs, outputs, graph.output_names, graph.title)
     _lend_names(prepared)
@@ -40,8 +44,8 @@ def _own_memory(value: Value) -> Value:
     return copy
 
 
-def _spell_out(value: Value) -> Value:
-    rule = RULES.get(type(value.operation))
+def _spell_out(value: Value, rules: Mapping[type, Rule]) -> Value:
+    rule = rules.get(type(value.operation))
     if rule is None:
         return value
     with on_behalf_of(value):
@@ -128,6 +132,19 @@ def _scatter(value: Value) -> Value:
     return apply(Reduce("sum", (axis + 1,)), TABLE["where"](hit, apply(Broadcast(shape, others), updates), 0))
 
 
+def _bounded_scatter(value: Value) -> Value:
+    """A scatter that reads no index outside its axis: what would be added there is 0, and so is its derivative."""
+    updates, index = value.operands
+    size, bits = value.operation.size, 8 * index.dtype.itemsize - (index.dtype.kind == "int")
+    if not size or not updates.size or size >= 2**bits:  # nothing to add to, nothing to add, no index can lie outside
+        return value
+    inside = TABLE["less"](index, size)
+    if index.dtype.kind != "uint":
+        inside = TABLE["logical_and"](inside, TABLE["greater_equal"](index, -size))
+    kept = TABLE["where"](broadcast_to(inside, updates.shape), updates, 0)
+    return apply(value.operation, kept, TABLE["where"](inside, index, 0))
+
+
 def _gather(value: Value) -> Value:
     x, index = value.operands
     return apply(value.operation, x, _wrapped(index, x.shape[value.operation.axis]))
@@ -139,7 +156,11 @@ def _scan(value: Value) -> Value:
 
 
 def _wrapped(index: Value, size: int) -> Value:
-    """Negative indices counted from the end. Unsigned ones have none, and those of a program prepared before are done."""
+    """Negative indices counted from the end, in a dtype that holds every place.
+
+    Unsigned ones have none, and those of a program prepared before are done.
+    """
+    index = cast(index, types.int64) if index.dtype.itemsize < 4 else index
     if index.dtype.kind == "uint" or _is_wrapped(index, size):
         return index
     return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
@@ -157,4 +178,5 @@ def _is_wrapped(index: Value, size: int) -> bool:
 
 
 VIEWS = (Broadcast, Reshape, Permute, Cast)
-RULES: dict[type, Callable[[Value], Value]] = {Cumulative: _scan, Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}
+Rule = Callable[[Value], Value]
+RULES: dict[type, Rule] = {Cumulative: _scan, Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from gradc.codegen.estimate import finished_plan
-from gradc.codegen.index import power_of_two
+from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Dot, Node, Running, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
 
+WHOLE_ROWS = 128  # columns of a result whose rows one tile holds
 MOST_PRODUCTS = 2  # accumulators of matrix products one kernel may carry
 
 
@@ -23,21 +24,28 @@ def product_plans(stages: Sequence[Stage], products: list[Stage], setting: Setti
     first = products[0].heavy
     assert first is not None
     dot = first.detail
-    own, summed = frozenset(products[0].own), frozenset(dot.summed)
-    for stage in stages:
-        if stage.heavy is not None and stage.heavy.kind == "dot":
-            fits = stage.heavy.detail == dot and frozenset(stage.own) == own
-        elif stage.heavy is None:
-            fits = frozenset(stage.own) == own
-        else:
-            fits = stage.heavy.kind == "reduce" and frozenset(stage.reduced) == summed and frozenset(stage.own) < own
-        if not fits:
-            return
-    if len(products) > MOST_PRODUCTS:
+    own = frozenset(products[0].own)
+    if len(products) > MOST_PRODUCTS or not all(_fits(stage, dot, own) for stage in stages):
         return
     ordered = sorted(stages, key=lambda stage: stage not in products)
     tiles = [_product_axes(dot, ordered, caps) for caps in _product_tiles(dot, stages)]
+    if any(frozenset(stage.reduced) == frozenset(dot.columns) for stage in stages):
+        tiles = [axes for axes in tiles if axes[-1].tiles == 1]
     yield from filter(_is_one_pass, (finished_plan(stages, axes, frozenset(), setting) for axes in tiles))
+
+
+def _fits(stage: Stage, dot: Dot, own: frozenset[Axis]) -> bool:
+    """Whether a stage shares the tiles: another product, elementwise work, a sum along the loop or over whole rows of the result."""
+    if stage.heavy is not None and stage.heavy.kind == "dot":
+        return bool(stage.heavy.detail == dot) and frozenset(stage.own) == own
+    if stage.heavy is None:
+        return frozenset(stage.own) == own
+    if stage.heavy.kind != "reduce" or not frozenset(stage.own) < own:
+        return False
+    reduced = frozenset(stage.reduced)
+    if reduced == frozenset(dot.columns) and frozenset(stage.own) == own - reduced:
+        return prod(axis.size for axis in reduced) <= WHOLE_ROWS
+    return reduced == frozenset(dot.summed)
 
 
 def _is_one_pass(plan: Plan) -> bool:
@@ -58,7 +66,10 @@ def _product_axes(dot: Dot, stages: Sequence[Stage], caps: tuple[int, int, int])
 
 
 def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, int]]:
-    """Rows, columns and depth a product's tile may have: smaller the more accumulators and other tiles are alive beside it."""
+    """Rows, columns and depth a product's tile may have: smaller the more accumulators and other tiles are alive beside it.
+
+    What is read after the loop takes the place of operands that are under way in it.
+    """
     nodes = walk([stage.root for stage in stages])
     products = [node for node in nodes if node.kind == "dot"]
     if max(node.dtype.itemsize for node in products) == 4:
@@ -74,12 +85,9 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
         and frozenset(dot.columns) & node.axes
         and node.axes <= corners
     )
-    pressure = (
-        len(products)
-        + beside
-        + max(0, sum(len(_loads_within(x)) for node in products for x in node.operands) - 2 * len(products)) // 2
-    )
-    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, max(0, pressure - 1)) :]
+    operands = [load for node in products for x in node.operands for load in _loads_within(x)]
+    more = len(products) - 1 + beside + max(0, len(operands) - 2 * len(products))
+    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, more // 2) :]
 
 
 def _loads_within(node: Node) -> list[Node]:

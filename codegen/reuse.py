@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gradc.codegen.nodes import Access, Node, walk
-from gradc.codegen.plan import Plan
+from gradc.codegen.plan import Plan, Scheduled
 from gradc.codegen.riding import crosses, joined, passes
-from gradc.codegen.schedule import Scheduled
 from gradc.codegen.stages import Stage, storage_dtype
 from gradc.ir import Value
 

@@ -12,6 +12,7 @@ from itertools import product
 from math import prod
 
 from gradc.codegen.alive import alive, folds
+from gradc.codegen.atomics import can_add
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile, is_product
@@ -21,6 +22,7 @@ from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plans
 from gradc.codegen.riding import reduced_axes
 from gradc.codegen.runs import memory_order, runs_of, status_of
+from gradc.codegen.scattered import scattering_plan
 from gradc.codegen.searches import search_plan
 from gradc.codegen.splits import parts_for, split_plans
 from gradc.codegen.stages import Stage
@@ -52,10 +54,15 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
     elif products:
         found = product_plans(stages, products, setting)
     else:
-        found = [search_plan(stages, setting), *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting))]
+        added = scattering_plan(stages, setting) if setting.device.atomics else None
+        found = [
+            search_plan(stages, setting),
+            added,
+            *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting)),
+        ]
     one_after_another = [p for p in found if p is not None and _is_legal(p)]
     yield from one_after_another
-    yield from filter(_is_legal, split_plans(one_after_another, setting))
+    yield from filter(_is_legal, split_plans([p for p in one_after_another if not p.atomic], setting))
 
 
 def _is_legal(p: Plan) -> bool:
@@ -121,6 +128,8 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
             most = LIVE_ELEMENTS if longer else MOST_TAKEN * setting.device.registers
             if not (longer or larger) or found.registers <= most:
                 yield found
+                if setting.device.atomics and partial and can_add(stage for stage in stages if stage.value in partial):
+                    yield finished_plan(stages, axes, partial, setting, atomic=True)
 
 
 def _partial_stages(stages: Sequence[Stage], grid: frozenset[Axis]) -> frozenset[Value] | None:

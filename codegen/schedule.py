@@ -6,79 +6,70 @@ Which stages share a kernel is decided in `merging.py`, the roles of its axes in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 from gradc.codegen.axes import AxisMap, Dim
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
-from gradc.codegen.partials import Partial, partials, totals
-from gradc.codegen.plan import HostLoop, Plan, Setting
+from gradc.codegen.outside import statistics_outside
+from gradc.codegen.partials import partials, totals
+from gradc.codegen.plan import Scheduled, Setting
 from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products, thin_products
 from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications
 from gradc.codegen.stages import Stage, State, find_stages
+from gradc.codegen.together import together
 from gradc.ir import Graph, Value
 from gradc.leaves import Cast
 from gradc.ops import Elementwise
 from gradc.structure import Contract, Reduce
 
 
-@dataclass(frozen=True, eq=False)
-class Scheduled:
-    """A kernel to emit: its plan, the axis map its expressions are in, what its programs leave of each partial stage.
+def schedule(
+    graph: Graph, device: Device = H200, recipes: Recipes | None = None, operands: bool = False, chunk: bool = False
+) -> list[Scheduled]:
+    """The kernels of a prepared graph, in launch order: the fastest program where its products can be computed in several ways.
 
-    `apart` says of kernels it shares data with why they are kernels of their own: (a Value they leave, the reason).
-    `loop` is the host's loop that launches it for every chunk.
+    Small ones do without the matrix unit, statistics of their operands are applied before or after. `recipes` say which sums
+    may ride along in another's pass. With `operands`, what products are made of may be stored. Where the device may add up in
+    memory, sums do so if the program is faster for it. What is launched for every `chunk` may write over what it reads, so
+    its order is kept, and nothing is added to zeros.
     """
-
-    plan: Plan
-    axes: AxisMap
-    left: Mapping[Value, Partial]
-    apart: tuple[tuple[Value, str], ...] = ()
-    loop: HostLoop | None = None
-
-    @property
-    def times(self) -> int:
-        """How often the host launches it."""
-        return self.loop.count if self.loop else 1
-
-    @property
-    def reads(self) -> frozenset[Value]:
-        return frozenset(buffer for buffer, _ in self.plan.reads)
-
-    @property
-    def writes(self) -> tuple[Value, ...]:
-        arrays = (self.left[value].arrays if value in self.left else (value,) for value in self.plan.stored)
-        return tuple(dict.fromkeys(array for group in arrays for array in group))
+    in_order = replace(device, atomics=False)
+    kernels = _fastest(graph, in_order, recipes, operands, chunk)
+    if chunk or not device.atomics:
+        return kernels
+    return min(kernels, _fastest(graph, device, recipes, operands, chunk), key=partial(_time, device))
 
 
-def schedule(graph: Graph, device: Device = H200, recipes: Recipes | None = None, operands: bool = False) -> list[Scheduled]:
-    """The kernels of a prepared graph, in launch order: the faster program where its small products can be computed in two ways.
+def _time(device: Device, kernels: list[Scheduled]) -> float:
+    """Seconds of the kernels and of the fills before them."""
+    return sum(kernel.plan.bounds.alone + len(kernel.zeroed) * device.launch_seconds for kernel in kernels)
 
-    `recipes` say which sums may ride along in another's pass. With `operands`, what products are made of may be stored.
-    """
+
+def _fastest(graph: Graph, device: Device, recipes: Recipes | None, operands: bool, chunk: bool) -> list[Scheduled]:
+    """The fastest of the programs that differ in how products are computed."""
     recomputed = recomputed_products(graph.outputs, device)
+    wanted = tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
+    start = State(graph, wanted, frozenset(), {}, recomputed, recipes=recipes, apart=chunk)
+    outside = statistics_outside(graph, recomputed)
+    ways = [start, replace(start, overrides=outside)] if outside else [start]
     written = dict.fromkeys((frozenset[Value](), computed_operands(graph) if operands else frozenset()))
-    states = [
-        State(graph, _wanted(graph), frozenset(), {}, recomputed, limit, recipes, w) for limit in limits(graph) for w in written
-    ]
+    states = [replace(way, small_product=limit, written=w) for way in ways for limit in limits(graph) for w in written]
     programs = [_lean(state, device) for state in states]
     if thin := _large(thin_products(graph.outputs, device), states[0].small_product):
         large = _large(recomputed, states[0].small_product)
-        programs.append(_scheduled(replace(states[0], recomputed=thin | large), device))
+        programs.append(_in_levels(replace(states[0], recomputed=thin | large), device))
     return min(programs, key=_seconds)
 
 
 def _large(products: frozenset[Value], limit: int) -> frozenset[Value]:
     """The products that are large where those of up to `limit` multiplications are small."""
     return frozenset(value for value in products if isinstance(value.operation, Reduce) or multiplications(value) > limit)
-
-
-def _wanted(graph: Graph) -> tuple[Value, ...]:
-    return tuple(value for value in dict.fromkeys(graph.outputs) if value.size)
 
 
 def computed_operands(graph: Graph) -> frozenset[Value]:
@@ -89,11 +80,11 @@ def computed_operands(graph: Graph) -> frozenset[Value]:
 
 def _lean(state: State, device: Device) -> list[Scheduled]:
     """The kernels without large products in memory, unless that takes far longer."""
-    kept = _scheduled(replace(state, recomputed=frozenset()), device)
+    kept = _in_levels(replace(state, recomputed=frozenset()), device)
     large = _large(state.recomputed, state.small_product)
     if not large:
         return kept
-    lean = _scheduled(replace(state, recomputed=large), device)
+    lean = _in_levels(replace(state, recomputed=large), device)
     return lean if _seconds(lean) <= MEMORY_WEIGHT * _seconds(kept) else kept
 
 
@@ -101,15 +92,28 @@ def _seconds(kernels: list[Scheduled]) -> float:
     return sum(kernel.plan.seconds for kernel in kernels)
 
 
+def _in_levels(state: State, device: Device) -> list[Scheduled]:
+    """The kernels; where some are launched together, merged so that more can be if that is faster."""
+    kernels = _scheduled(state, device)
+    if not any(kernel.parts for kernel in kernels):
+        return kernels
+    level = _scheduled(replace(state, level=True), device)
+    return min(kernels, level, key=lambda program: sum(kernel.plan.bounds.alone for kernel in program))
+
+
 def _scheduled(state: State, device: Device) -> list[Scheduled]:
-    """The kernels where the products `recomputed` do not lie in memory, as far as there is a role for every axis."""
+    """The kernels where the products to be recomputed do not lie in memory, as far as there is a role for every axis."""
     done: list[Scheduled] = []
     while True:
         state, axes, stages = _stages(state, done, device)
-        kernels = [Scheduled(p, axes, partials(p), apart) for p, apart in merged_plans(stages, state, done, device)]
+        kernels = [
+            Scheduled(p, axes, partials(p, frozenset(state.graph.outputs)), apart)
+            for p, apart in merged_plans(stages, state, done, device)
+        ]
         fixed = [kernel for kernel in kernels if kernel.plan.partial]
         if not fixed:
-            return _launch_order([*done, *kernels])
+            order = _launch_order([*done, *kernels])
+            return order if state.apart else together(order, device)
         done += fixed
         state = _after(state, fixed)
 
@@ -147,7 +151,7 @@ def _fits(stage: Stage, state: State, device: Device) -> bool:
 def _tied_parts(done: list[Scheduled]) -> Iterator[tuple[Dim, Dim]]:
     """Partial results of one kernel are merged along one axis: they have as many parts."""
     for kernel in done:
-        buffers = [array for partial in kernel.left.values() for array in partial.arrays]
+        buffers = [array for partial in kernel.left.values() for array in partial.arrays if not kernel.plan.atomic]
         for buffer in buffers[1:]:
             if buffer.shape[0] != 1:
                 yield (buffers[0], 0), (buffer, 0)
@@ -158,7 +162,11 @@ def _after(state: State, fixed: list[Scheduled]) -> State:
     overrides, stored, needed = dict(state.overrides), set(state.stored), list(state.outputs)
     for kernel in fixed:
         needed += [value for value in kernel.reads if value.operands and value not in stored]
-        overrides |= totals(kernel.left.values())
+        if kernel.plan.atomic:
+            overrides |= {left.heavy.value: left.sums[0] for value, left in kernel.left.items() if left.sums[0] is not value}
+            stored |= {value for value, left in kernel.left.items() if left.sums[0] is value}
+        else:
+            overrides |= totals(kernel.left.values())
         stored |= {value for value in kernel.plan.stored if value not in kernel.left}
     wanted = tuple(value for value in dict.fromkeys(needed) if value not in stored)
     return replace(state, outputs=wanted, stored=frozenset(stored), overrides=overrides, recomputed=state.recomputed - stored)

@@ -97,7 +97,8 @@ class Stage:
 class State:
     """A program part-way through scheduling: what is in memory already, and what is computed by other means than written.
 
-    `written` are Values without a reduction that are stored all the same.
+    `written` are Values without a reduction that are stored all the same. `level` is whether kernels should rather wait for few
+    others than do more each, so that more can be launched together; `apart`, that none are.
     """
 
     graph: Graph
@@ -108,6 +109,8 @@ class State:
     small_product: int = 0
     recipes: Recipes | None = None
     written: frozenset[Value] = frozenset()
+    level: bool = False
+    apart: bool = False
 
     def values(self) -> list[Value]:
         """What is still to be computed, and the leaves it starts from; operands first."""
@@ -137,11 +140,20 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
     kept |= dict.fromkeys(value for value in values if value in state.written)
     kept |= dict.fromkeys(_read_at_many_places(values, kept, state))
+    light = _light(values, state)
+    again = {value for value in kept if value.size == 1 and value in light and not _goes_on(value)}
+    read = {value: None for value in kept if value not in again}  # a number is computed again instead
     position = {value: i for i, value in enumerate(values)}
-    return [_stage(value, axes, kept, state) for value in sorted(kept, key=position.__getitem__)]
+    return [_stage(value, axes, read, state) for value in sorted(kept, key=position.__getitem__)]
+
+
+def _goes_on(value: Value) -> bool:
+    """Whether a Value is made of what an array holds before a kernel that writes it."""
+    return any(isinstance(x.operation, Running) for x in topological([value]))
 
 
 def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State) -> Stage:
+    """The stage of a Value where those `kept` are read from memory."""
     puller = Puller(axes, lambda other: other is not value and (other in kept or other in state.stored))
     root = puller.at_own_axes(value, compute=True)
     nodes = walk([root])

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -43,6 +43,7 @@ class Options:
 
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
+    deterministic: bool = True
     memory_budget: int | None = None
 
 
@@ -103,7 +104,7 @@ class Compiled(Generic[P, R]):
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
                     traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
                     prepared = self._programs[full] = Prepared(
-                        traced, Executable(graph, backend, self.options.memory_budget), held
+                        traced, Executable(graph, backend, self.options.memory_budget, self.options.deterministic), held
                     )
                     self._last = full
         return prepared
@@ -114,6 +115,7 @@ class Compiled(Generic[P, R]):
         *args: Any,
         wrt: int | Sequence[int] | None = None,
         device: str | Device | None = None,
+        deterministic: bool | None = None,
         memory_budget: int | None = None,
         **kwargs: Any,
     ) -> Lowered:
@@ -121,10 +123,13 @@ class Compiled(Generic[P, R]):
 
         Differentiates with respect to every floating-point array, or those numbered `wrt` among the array leaves; `()` for none.
         Schedules are made for `device` ("H100", "A100", "MI300X", "RTX 4090", ...); for the GPU here unless told, for an H200 where
-        there is none. `memory_budget` is in bytes, as in `compile`, whose own is taken unless told. Raises TraceError for a `wrt` that
-        names something else, UnsupportedError for a device without figures and a budget that is too small.
+        there is none. Without `deterministic` sums may be added up by atomics; `memory_budget` is in bytes. Both are as in `compile`,
+        and as they were there unless told. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device
+        without figures and a budget that is too small.
         """
-        figures, budget = chosen_device(device), checked_budget(memory_budget) or self.options.memory_budget
+        in_order = self.options.deterministic if deterministic is None else deterministic
+        figures = replace(chosen_device(device), atomics=not in_order)
+        budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)
 
@@ -256,7 +261,9 @@ def compile(
     Arrays (NumPy, torch) are the dynamic inputs, in any pytree; every other argument is static and must hash, as are those
     named in `static_argnames`. NumPy in gives NumPy out; torch in gives torch out, on the same device and on autograd's tape.
     `backend` is "auto" (Triton for a GPU tensor, NumPy otherwise), "numpy" (the reference), "triton", or "interpret" (the
-    emitted kernels on the CPU). No float atomics are used (`deterministic`), and schedules are chosen without a search (`tune`).
+    emitted kernels on the CPU). With `deterministic` every sum has a fixed order; without, sums may be added up in memory by float
+    atomics where that is predicted to be faster, and round differently from call to call. Schedules are chosen without a
+    search (`tune`).
 
     `memory_budget` is how many bytes the emitted forward and backward may have allocated at any moment beside arguments and
     results, what is kept from the one for the other included; to keep to it they compute large intermediates in chunks, again where
@@ -278,15 +285,10 @@ def compile(
         raise TraceError(f"compile takes a function, got {function!r}", advice=advice)
     if backend not in BACKENDS:
         raise UnsupportedError(f"there is no backend {backend!r}", advice=f"Use one of: {', '.join(BACKENDS)}.")
-    if tune != "none" or dynamic is not None or not deterministic:
-        raise UnsupportedError(
-            "dynamic shapes, tuning and atomics are not there yet", advice="Leave dynamic, tune and deterministic as they are."
-        )
-    options = Options(
-        backend,
-        (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames),
-        checked_budget(memory_budget),
-    )
+    if tune != "none" or dynamic is not None:
+        raise UnsupportedError("dynamic shapes and tuning are not there yet", advice="Leave dynamic and tune as they are.")
+    names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+    options = Options(backend, names, deterministic, checked_budget(memory_budget))
     if function is not None:
         return Compiled(function, options)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -32,14 +33,15 @@ from gradc.runtime.workers import interpret
 class Executable:
     """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton".
 
-    `arrays` are always the arguments and then the `literals()`. `memory_budget` limits what emitted programs allocate.
+    `arrays` are always the arguments and then the `literals()`. `memory_budget` limits what emitted programs allocate. Without
+    `deterministic`, their kernels may add floats up by atomics.
     """
 
-    def __init__(self, graph: Graph, backend: str, memory_budget: int | None = None):
+    def __init__(self, graph: Graph, backend: str, memory_budget: int | None = None, deterministic: bool = True):
         if backend != "numpy":
             require("torch", "triton", what=f"backend={backend!r}")
         self.graph = with_literals(graph)
-        self.backend, self.memory_budget = backend, memory_budget
+        self.backend, self.memory_budget, self.deterministic = backend, memory_budget, deterministic
         self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._partitions: dict[tuple[int, ...], Partition] = {}
@@ -76,7 +78,8 @@ class Executable:
     def _plan(self, wrt: tuple[int, ...]) -> Plan:
         with self._lock:
             if wrt not in self._plans:
-                device = present_device() if self.backend == "triton" else H200
+                present = present_device() if self.backend == "triton" else H200
+                device = replace(present, atomics=not self.deterministic)
                 self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache(), device, self.memory_budget)
                 log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
                 log("fusion", lambda: told(self.graph, wrt, device, self.memory_budget))

@@ -15,8 +15,8 @@ from gradc.codegen.device import H200, Device
 from gradc.codegen.emit import Emitted
 from gradc.codegen.explain import schedule_line, size, story
 from gradc.codegen.lower import LaunchSequence, Program
+from gradc.codegen.plan import Scheduled
 from gradc.codegen.residuals import Partition
-from gradc.codegen.schedule import Scheduled
 from gradc.errors import UnsupportedError, public, require
 from gradc.ir import Graph
 from gradc.runtime.build import Binary, BuildRequest

@@ -353,7 +353,7 @@ def test_what_the_log_says_of_changes():
 def test_unknown_backends_and_options():
     with pytest.raises(gradc.UnsupportedError, match="no backend 'cuda'"):
         gradc.compile(backend="cuda")
-    for option in ({"tune": "full"}, {"deterministic": False}, {"dynamic": True}):
+    for option in ({"tune": "full"}, {"dynamic": True}):
         with pytest.raises(gradc.UnsupportedError):
             gradc.compile(**option)
 

@@ -26,7 +26,6 @@ AS_LOWERED = pytest.mark.small_products  # small products beside the large ones 
 NOT_YET = {
     "linear_cross_entropy": (3, 4, "dw goes through chunks of words, for which the product is made once more"),
     "linear_jsd": (4, 8, "the same for two products, and what dw multiplies is a kernel of its own"),
-    "soft_dtw_step": (1, 3, "the gradient of the cost is the cotangent itself, copied by a kernel"),
 }
 
 # What is still wrong with a built kernel. Delete a line when its test passes.

@@ -14,7 +14,7 @@ from kernels import check, force_loops, outputs_and_gradients, tensor
 
 import gradc
 from gradc import types
-from gradc.codegen import host, lower, recomputed, roles, schedule, ways
+from gradc.codegen import host, lower, products, recomputed, roles, schedule, ways
 from gradc.codegen.nodes import Running
 from gradc.ir import Graph, apply
 from gradc.leaves import Broadcast, make_input
@@ -33,6 +33,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(host, "DEARER", math.inf)
     monkeypatch.setattr(recomputed, "RESIDENT_DEPTH", 0)
     monkeypatch.setattr(recomputed, "RESIDENT_FOLD", 0)
+    monkeypatch.setattr(products, "WHOLE_ROWS", 0)
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def kernels_beside_a_running_sum() -> list[schedule.Scheduled]:
     numbers, x = make_input((64,), types.float32, "numbers"), make_input((4096, 64), types.float32, "x")
     before = apply(Running((64,), types.float32))
     scaled = TABLE["multiply"](x, apply(Broadcast(x.shape, (1,)), numbers))
-    return schedule.schedule(Graph((numbers, x, before), (TABLE["add"](before, numbers), scaled)))
+    return schedule.schedule(Graph((numbers, x, before), (TABLE["add"](before, numbers), scaled)), chunk=True)
 
 
 def test_no_two_programs_add_to_one_sum(monkeypatch):

@@ -10,11 +10,12 @@ import torch
 from kernels import check, force_loops, tensor
 
 import gradc
-from gradc.codegen import host, recomputed, schedule
+from gradc.codegen import host, products, recomputed, schedule
 from gradc.codegen.device import H200
+from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
 from gradc.codegen.reuse import written_over
-from gradc.codegen.schedule import Scheduled, computed_operands
+from gradc.codegen.schedule import computed_operands
 from gradc.codegen.stages import State
 from gradc.ir import Value
 from gradc.runtime.compile import program_of
@@ -118,6 +119,7 @@ def test_gradients_through_arrays_written_over(loops, dtype, monkeypatch, tmp_pa
     monkeypatch.setattr(host, "SHARE", 0.5)
     monkeypatch.setattr(host, "DEARER", math.inf)
     monkeypatch.setattr(recomputed, "RESIDENT_DEPTH", 0)
+    monkeypatch.setattr(products, "WHOLE_ROWS", 0)
     monkeypatch.setattr(host, "_built", lambda loops, *rest: [tuple(host._Builder(*rest, True).build(loops))])
     monkeypatch.setattr(schedule, "_seconds", lambda kernels: -len(kernels))
     arrays = [tensor(n, 3, seed=i, dtype=dtype) for i, n in enumerate((23, 31, 23, 31))]
