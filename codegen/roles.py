@@ -121,9 +121,14 @@ def _row_plans(stages: Sequence[Stage], grid: frozenset[Axis], setting: Setting)
     split = frozenset(axis for stage in stages if stage.value in partial for axis in stage.reduced if axis in grid)
     if len({status_of(stages, axis) for axis in split}) > 1:
         return
+    seen: set[tuple] = set()
     for longer, rereads, held in _inner_axes(stages, [axis for axis in order if axis not in grid], partial):
         for larger, outer in _grid_axes(stages, [axis for axis in order if axis in grid], split, held, setting.device):
             axes = tuple(sorted((*outer, *held), key=lambda axis: order.index(axis.axes[-1])))
+            key = (rereads, *((axis.axes, axis.role, axis.block, axis.programs) for axis in axes))
+            if key in seen:  # small arrays have one tile of whatever size
+                continue
+            seen.add(key)
             found = finished_plan(stages, axes, partial, setting, rereads=rereads)
             most = LIVE_ELEMENTS if longer else MOST_TAKEN * setting.device.registers
             if not (longer or larger) or found.registers <= most:

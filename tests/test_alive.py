@@ -58,7 +58,7 @@ def test_what_rows_share_is_read_again_where_no_registers_are_left():
 
 def test_sums_of_a_row_are_taken_before_what_needs_them():
     """Otherwise what needs the first waits for the second, and a tile more does."""
-    source = backward(lowered(layer_norm, 4096, 16384, "bfloat16")).source
+    source = backward(lowered(layer_norm, 4096, 16384, "bfloat16")).source.split("@triton.jit")[1]
     assert source.count("= tl.sum(") == 2
     assert source.rindex("= tl.sum(") < source.index("dcentred")
 

@@ -47,11 +47,11 @@ def test_few_different_plans_the_chosen_one_first(name):
     for sequence, kernel in kernels_of(*PROGRAMS[name]):
         found = candidates(kernel.plan, frozenset(sequence.graph.outputs), H200)
         assert found[0] is kernel.plan
-        assert 1 < len(found) <= MOST
+        assert (1 if kernel.parts else 2) <= len(found) <= MOST, "kernels launched together are as they are"
         assert len({shape_of(plan) for plan in found}) == len(found)
         seconds = [plan.seconds for plan in found[1:]]
         assert seconds == sorted(seconds)
-        assert max(seconds) <= HOPELESS * kernel.plan.seconds
+        assert max(seconds, default=0) <= HOPELESS * kernel.plan.seconds
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

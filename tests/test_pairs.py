@@ -66,7 +66,7 @@ CASES = {
     "mixture": (mixture, "n d", "m d", "m d"),
     "nearest": (soft_nearest, "n d", "m d"),
 }
-LAUNCHES = {"gravity": (1, 1), "potential": (1, 2), "gaussian": (1, 2), "laplacian": (1, 2), "nearest": (1, 2)}
+LAUNCHES = {"gravity": (1, 1), "potential": (1, 1), "gaussian": (1, 1), "laplacian": (1, 1), "nearest": (1, 2)}
 
 
 def shapes(name: str, **sizes: int) -> list[tuple[int, ...]]:
