@@ -54,9 +54,10 @@ def plans(stages: Sequence[Stage], setting: Setting) -> Iterator[Plan]:
     elif products:
         found = product_plans(stages, products, setting)
     else:
-        added = scattering_plan(stages, setting) if setting.device.atomics else None
+        whole = any(stage.folded for stage in stages)  # axes of folds inside have no role among the terms of one owner
+        added = scattering_plan(stages, setting) if setting.device.atomics and not whole else None
         found = [
-            search_plan(stages, setting),
+            None if whole else search_plan(stages, setting),
             added,
             *(p for grid in _grids(stages) for p in _row_plans(stages, grid, setting)),
         ]
