@@ -37,6 +37,7 @@ OTHER_REGISTERS = 32  # of a thread: offsets, masks, what is being computed
 MOST_THREADS = 512  # of one program: with more, a thread has 64 registers, half of them for addresses and masks
 MOST_RESIDENT = 16  # programs of one processor
 OWN_SHARE = 0.25  # of a processor's own memory that what all its programs read may keep for itself
+SPILLED = 24  # bytes for each register that there is not: written and read back, about three times
 CACHE_SHARE = 0.5  # of the cache that rows can count on: the rest holds what is written and what is read once
 
 
@@ -94,9 +95,9 @@ def _plan(
     share = _share(stages, axes, passes) if share is None else share
     moved = sum(written.values()) + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
     readers = {array: _readers(array, programs, setting.device) for array in arrays}
-    shared = sum(written.values()) + sum(
-        array.bytes * _visits_by_all(array, readers[array], times[array.value], share) for array in arrays
-    )
+    spilled = 0 if multiplies else SPILLED * max(0, needed - setting.device.registers) * programs
+    shared = sum(written.values()) + spilled
+    shared += sum(array.bytes * _visits_by_all(array, readers[array], times[array.value], share) for array in arrays)
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)
     afterwards = _running_bytes(stages) / setting.device.bandwidth if multiplies else 0.0

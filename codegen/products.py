@@ -16,6 +16,7 @@ from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.stages import Stage
 
 WHOLE_ROWS = 128  # columns of a result whose rows one tile holds
+MOST_ALIVE = 4  # tiles of 128 rows and columns that a program's registers hold for what follows a product
 MOST_PRODUCTS = 2  # accumulators of matrix products one kernel may carry
 
 
@@ -87,7 +88,18 @@ def _product_tiles(dot: Dot, stages: Sequence[Stage]) -> list[tuple[int, int, in
     )
     operands = [load for node in products for x in node.operands for load in _loads_within(x)]
     more = len(products) - 1 + beside + max(0, len(operands) - 2 * len(products))
-    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, more // 2) :]
+    crowded = _most_alive(nodes, dot) > MOST_ALIVE
+    return [(128, 128, 64), (128, 64, 64), (64, 64, 64)][min(2, max(more // 2, crowded)) :]
+
+
+def _most_alive(nodes: Sequence[Node], dot: Dot) -> int:
+    """The most tiles of the result's extent alive at once while what follows the product is computed in order."""
+    tiles = [
+        node for node in nodes if set(dot.rows) & node.axes and set(dot.columns) & node.axes and not set(dot.summed) & node.axes
+    ]
+    place = {node: i for i, node in enumerate(tiles)}
+    last = {x: i for node, i in place.items() for x in node.operands if x in place}
+    return max((sum(1 for x, end in last.items() if place[x] <= i < end) for i in place.values()), default=0)
 
 
 def _loads_within(node: Node) -> list[Node]:
