@@ -24,7 +24,7 @@ README = """# Functions nobody wrote a kernel for
 `gradc.nn`. The compiler knows none of them by name. Each page shows a function, what its forward and backward became at the shapes
 named there, and all of their kernels. *By hand* is how many kernels a good engineer would write. Where the host goes through chunks of an
 array, a kernel is launched for each. Bytes count each array once per launch that touches it; *kept* is what the forward keeps for the
-backward beyond inputs and outputs.
+backward beyond inputs and outputs. A memory budget, where a page names one, is what its user would give.
 
 | function | kernels forward | by hand | backward | by hand | launches | MB moved | MB kept |
 |---|--:|--:|--:|--:|--:|--:|--:|
@@ -39,7 +39,7 @@ PAGE = """# `{name}`
 {text}
 ```
 
-{arguments}; differentiated with respect to {wrt}. For an H200.
+{arguments}; differentiated with respect to {wrt}. For an H200{budget}.
 
 **Forward {forward}, backward {backward}**, {launches} in all; {bytes} MB moved, {kept} MB kept beyond inputs and outputs.
 By hand: {by_hand}, {why}.
@@ -76,6 +76,7 @@ def page(row: Piece, low: gradc.Lowered) -> str:
         text="\n\n\n".join(inspect.getsource(function).rstrip() for function in [*helpers(row.function), row.function]),
         arguments=", ".join(named),
         wrt=", ".join(f"`{row.arguments[i].name}`" for i in row.wrt),
+        budget=f", with memory_budget={row.budget:_}" if row.budget else "",
         forward=counted(kernels(low, "forward"), "kernel"),
         backward=counted(kernels(low, "backward"), "kernel"),
         launches=counted(low.cost.launches, "launch", "launches"),

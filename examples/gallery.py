@@ -20,7 +20,8 @@ class Piece:
     """A function, its arguments, what it is differentiated with respect to (argument numbers), and what is expected of it.
 
     `forward` and `backward` are the kernels a good engineer would write, for the reason `why`. `square` names the sizes of a
-    table that no kernel may write and no forward keep; without it there is no such table.
+    table that no kernel may write and no forward keep; without it there is no such table. `budget` is the memory in bytes that it may
+    take beside arguments and results, where its user would say so.
     """
 
     function: Callable[..., Any]
@@ -32,6 +33,7 @@ class Piece:
     backward: int
     why: str
     square: tuple[str, ...] = ()
+    budget: int | None = None
 
     @property
     def name(self) -> str:
@@ -40,7 +42,7 @@ class Piece:
     def lower(self, sizes: Mapping[str, int] | None = None) -> gradc.Lowered:
         """The function lowered with its gradient for an H200, at its full sizes unless told others."""
         specs = [gradc.spec(argument.dimensions(sizes or self.full), argument.dtype) for argument in self.arguments]
-        return gradc.compile(self.function).lower(*specs, wrt=self.wrt, device="H200")
+        return gradc.compile(self.function).lower(*specs, wrt=self.wrt, device="H200", memory_budget=self.budget)
 
 
 # What several of them are made of -----------------------------------------------------------------------------------
@@ -295,12 +297,13 @@ GALLERY = (
     ),
     Piece(
         linear_cross_entropy, (*bf16(x="rows width", w="words width"), TARGET), (0, 1), VOCABULARY, FEW_WORDS,
-        3, 3, "in chunks of rows: a product and its statistics, then the mean; a product again, dx, and what is added to dw", LOGITS,
+        3, 3, "in chunks of rows: a product and its statistics, then the mean; a product again, dw, and what is added to dx", LOGITS,
+        budget=300_000_000,
     ),
     Piece(
         linear_jsd, bf16(x="rows width", w="words width", y="rows width", u="words width"), (0, 1), VOCABULARY, FEW_WORDS,
         4, 5, "in chunks of rows: two products and the statistics of both, then the mean; both again, a sum a row, dx, and what is added to dw",
-        LOGITS,
+        LOGITS, budget=300_000_000,
     ),
     Piece(rms_norm, (*ROWS, *weights(w="columns")), (0, 1), TOKENS, FEW_TOKENS, 1, 2, "a row pass each way, and a merge for dw"),
     Piece(
