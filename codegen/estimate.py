@@ -96,7 +96,7 @@ def _plan(
     moved = sum(written.values()) + sum(array.bytes * _visits(reads[array.value], share) for array in arrays)
     readers = {array: _readers(array, programs, setting.device) for array in arrays}
     spilled = 0 if multiplies else SPILLED * max(0, needed - setting.device.registers) * programs
-    shared = sum(written.values()) + spilled
+    shared: float = sum(written.values()) + spilled
     shared += sum(array.bytes * _visits_by_all(array, readers[array], times[array.value], share) for array in arrays)
     flops = _flops(stages, axes, share)
     tiles = share * prod(_rounds(axis, passes) for axis in axes) * -(-programs // flying)

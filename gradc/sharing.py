@@ -19,12 +19,22 @@ Factors = Counter[tuple[str, int]]
 
 
 def reuse_quotients(graph: Graph) -> Graph:
-    """(a/l)·e = a·(e/l) and (a·e)/l = a·(e/l) in derivatives, where the forward has e/l: a softmax's backward reads its output.
+    """(a/l)·e = a·(e/l) and (a·e)/l = a·(e/l) in derivatives, where the forward has e/l, or a product of matrices reads it.
+
+    So a softmax's backward reads its output, and that of attention divides the weights once.
 
     Over the reals, where l is not 0; at l = 0 both sides are nan or inf.
     """
-    known = {tuple(value.operands): value for value in graph.values if inside(value, "divide") and not value.note}
-    return _mapped(graph, lambda value: _with_quotient(value, known)) if known else graph
+    quotients = [value for value in graph.values if inside(value, "divide")]
+    read = {x for value in graph.values if isinstance(value.operation, Contract) for x in value.operands}
+    forward = {tuple(x.operands): x for x in quotients if not x.note}
+    beside = {tuple(x.operands): x for x in quotients if x.note and x in read}
+
+    def rule(value: Value) -> Value:
+        found = _with_quotient(value, forward)
+        return found if found is not value else _with_quotient(value, beside)
+
+    return _mapped(graph, rule) if quotients else graph
 
 
 def _with_quotient(value: Value, known: Mapping[tuple[Value, ...], Value]) -> Value:

@@ -239,6 +239,10 @@ CASES = {
         ),
         lambda x, y, r: contract(f16(weight(f32(x)) / along(f32(r))), f16(y), (0, 2), (1, 2), (0, 1)),
     ],
+    "divisors_join_what_is_computed": [
+        lambda x, y, r: contract(x / along(r), op["exp"](y), (0, 1), (0, 2), (1, 2)),
+        lambda x, y, r: contract(op["exp"](y), x / along(r), (0, 2), (0, 1), (2, 1)),
+    ],
     "scatter_of_one": [lambda r, i: apply(ScatterAdd(1, 4), along(r, (2, 1)), i)],
 }
 PUTS_BACK = {"deviation", "share"}  # what adds up to a number in a derivative

@@ -10,7 +10,7 @@ from math import prod
 
 from gradc import types
 from gradc.ir import Value, apply
-from gradc.leaves import Broadcast, Cast, Iota, Reshape, broadcast_to, cast, constant, constant_of
+from gradc.leaves import Broadcast, Cast, Input, Iota, Reshape, broadcast_to, cast, constant, constant_of
 from gradc.rewrites.matching import (
     Factor,
     built,
@@ -282,6 +282,33 @@ def _is_light(step: Factor) -> bool:
     """Whether a factor may leave what the user wrote: a sign, a divisor, or a number."""
     name, other = step
     return other is None or name == "divide" or constant_of(other) is not None
+
+
+@rewrite("contract", holds=DERIVATIVE)
+def divisors_join_what_is_computed(value: Value) -> Value | None:
+    """contract(e, x/l) = contract(e/l, x) for an argument x: it meets the matrix unit as it is, and only e/l is rounded.
+
+    l varies along dimensions of both alone. Where l is 0, both sides are inf or nan.
+    """
+    operation = value.operation
+    for side, labels in enumerate((operation.lhs, operation.rhs)):
+        x, l = inside(value.operands[side], "divide") or (None, None)
+        other, others = value.operands[1 - side], (operation.rhs, operation.lhs)[side]
+        if x is None or l is None or not isinstance(l.operation, Broadcast):
+            continue
+        along = [labels[axis] for axis in l.operation.axes]
+        if not _is_given(x) or _is_given(other) or not set(along) <= set(others):
+            continue
+        quotient = built("divide", other, spread(l.operands[0], other.shape, [others.index(label) for label in along]))
+        return apply(operation, *((x, quotient) if side == 0 else (quotient, x)))
+    return None
+
+
+def _is_given(value: Value) -> bool:
+    """Whether a Value is an argument, or the same numbers in another order."""
+    while isinstance(value.operation, Reshape | Permute):
+        (value,) = value.operands
+    return isinstance(value.operation, Input)
 
 
 @rewrite("scatter_add")
