@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from gradc.codegen.cascades.riding import crosses, joined, passes
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Node, walk
-from gradc.codegen.riding import crosses, joined, passes
 from gradc.codegen.stages import Stage
 from gradc.ir import Value
 

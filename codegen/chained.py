@@ -14,10 +14,10 @@ from math import prod
 
 from gradc.codegen.estimate import finished_plan
 from gradc.codegen.index import Axis, power_of_two
+from gradc.codegen.masks.skips import Positional
 from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.runs import status_of
-from gradc.codegen.skips import Positional
 from gradc.codegen.stages import Stage
 
 MOST_RESIDENT = 256  # extent of one resident axis

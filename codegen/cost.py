@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gradc.codegen.chunks import HostCounter
 from gradc.codegen.estimate import touched
+from gradc.codegen.hosting.chunks import HostCounter
 from gradc.codegen.plan import Scheduled
 from gradc.ir import Value
 from gradc.types import DType

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.atomics import launches
+from gradc.codegen.cascades.recipes import Recipes
+from gradc.codegen.cascades.riding import crosses, joined
+from gradc.codegen.cascades.riding import passes as passes_of
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
+from gradc.codegen.masks.shares import visited_share
 from gradc.codegen.nodes import Node, Running, walk
 from gradc.codegen.plan import Bounds, KernelAxis, Plan, Setting, gone_along
-from gradc.codegen.recipes import Recipes
-from gradc.codegen.riding import crosses, joined
-from gradc.codegen.riding import passes as passes_of
-from gradc.codegen.shares import visited_share
 from gradc.codegen.stages import Stage, operations, storage_dtype
 from gradc.ir import Value
 

@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.autodiff import vjp_graph
-from gradc.codegen.budget import Figures, by_default, within
+from gradc.codegen.cascades.recipes import KNOWN, Recipes
 from gradc.codegen.cost import traffic
 from gradc.codegen.device import H200, Device
-from gradc.codegen.emit import Emitted, emit_kernel
-from gradc.codegen.explain import heading, size
-from gradc.codegen.host import Memory, Section, memories_for, sections, too_large, too_large_to_keep
-from gradc.codegen.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
-from gradc.codegen.names import Names, identifier
+from gradc.codegen.hosting.budget import Figures, by_default, within
+from gradc.codegen.hosting.host import Memory, Section, memories_for, sections, too_large, too_large_to_keep
+from gradc.codegen.hosting.ways import stored_bytes
 from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
-from gradc.codegen.recipes import KNOWN, Recipes
+from gradc.codegen.printing.emit import Emitted, emit_kernel
+from gradc.codegen.printing.explain import heading, size
+from gradc.codegen.printing.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
+from gradc.codegen.printing.names import Names, identifier
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
 from gradc.codegen.stages import storage_dtype
-from gradc.codegen.ways import stored_bytes
 from gradc.ir import Graph, Value
 from gradc.leaves import Literal, make_input
 from gradc.normalise import normalise

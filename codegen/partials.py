@@ -17,13 +17,13 @@ import numpy as np
 from gradc import structure
 from gradc.codegen.atomics import is_added_in_place
 from gradc.codegen.axes import index_over
+from gradc.codegen.cascades.recipes import Recipes
+from gradc.codegen.cascades.riding import Ride, crosses, joined, passes
+from gradc.codegen.cascades.spelled import evaluated, meaning, names_in
 from gradc.codegen.index import Axis
 from gradc.codegen.nodes import Access, Node, walk
 from gradc.codegen.plan import Plan
-from gradc.codegen.recipes import Recipes
-from gradc.codegen.riding import Ride, crosses, joined, passes
-from gradc.codegen.spelled import evaluated, meaning, names_in
-from gradc.codegen.spelling import fallback_name
+from gradc.codegen.printing.spelling import fallback_name
 from gradc.codegen.stages import Stage
 from gradc.ir import Value, apply, on_behalf_of
 from gradc.leaves import Broadcast, Reshape, cast, constant, make_input

@@ -20,8 +20,8 @@ from gradc.ir import Value
 
 if TYPE_CHECKING:
     from gradc.codegen.axes import AxisMap
+    from gradc.codegen.cascades.recipes import Recipes
     from gradc.codegen.partials import Partial
-    from gradc.codegen.recipes import Recipes
 
 
 @dataclass(frozen=True)

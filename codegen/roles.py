@@ -13,6 +13,7 @@ from math import prod
 
 from gradc.codegen.alive import alive, folds
 from gradc.codegen.atomics import can_add
+from gradc.codegen.cascades.riding import reduced_axes
 from gradc.codegen.chained import chained_plans
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import finished_plan, held_tile, is_product
@@ -20,7 +21,6 @@ from gradc.codegen.index import Axis, power_of_two
 from gradc.codegen.nodes import Running
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.products import product_plans
-from gradc.codegen.riding import reduced_axes
 from gradc.codegen.runs import memory_order, runs_of, status_of
 from gradc.codegen.scattered import scattering_plan
 from gradc.codegen.searches import search_plan

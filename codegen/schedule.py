@@ -11,13 +11,13 @@ from dataclasses import replace
 from functools import partial
 
 from gradc.codegen.axes import AxisMap, Dim
+from gradc.codegen.cascades.recipes import Recipes
 from gradc.codegen.device import H200, Device
 from gradc.codegen.merging import merged_plans
 from gradc.codegen.nodes import NotSharedError
 from gradc.codegen.outside import statistics_outside
 from gradc.codegen.partials import partials, totals
 from gradc.codegen.plan import Scheduled, Setting
-from gradc.codegen.recipes import Recipes
 from gradc.codegen.recomputed import MEMORY_WEIGHT, folded_in_two, recomputed_products, thin_products
 from gradc.codegen.roles import plan
 from gradc.codegen.small import limits, multiplications

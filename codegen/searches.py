@@ -16,13 +16,13 @@ from math import prod
 import numpy as np
 
 from gradc import types
-from gradc.codegen.bounds import whole_step
 from gradc.codegen.estimate import finished_plan
 from gradc.codegen.index import Axis, Index, power_of_two
+from gradc.codegen.masks.bounds import whole_step
+from gradc.codegen.masks.skips import Known, Positional
 from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import KernelAxis, Plan, Setting
 from gradc.codegen.runs import memory_order, runs_of
-from gradc.codegen.skips import Known, Positional
 from gradc.codegen.stages import Stage
 
 SEARCHED = 1024  # numbers looked at together

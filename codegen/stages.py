@@ -21,7 +21,7 @@ from gradc.leaves import Cast, Reshape
 from gradc.types import DType
 
 if TYPE_CHECKING:
-    from gradc.codegen.recipes import Recipes
+    from gradc.codegen.cascades.recipes import Recipes
 
 HEAVY = (structure.Reduce, structure.Contract, structure.Cumulative)
 MOVES = (structure.Slice, structure.Pad, structure.Flip, structure.Concatenate, structure.Gather)

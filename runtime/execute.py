@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from gradc.codegen.device import H200, Device
-from gradc.codegen.explain import story
 from gradc.codegen.lower import differentiate, lower_graph, lower_pair, with_literals
+from gradc.codegen.printing.explain import story
 from gradc.codegen.residuals import Partition
 from gradc.errors import UnsupportedError, require
 from gradc.interpret import evaluate_values, finished, to_numpy

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from gradc.codegen.cost import Buffer, Cost, PhaseCost, phase_cost, traffic
 from gradc.codegen.device import H200, Device
-from gradc.codegen.emit import Emitted
-from gradc.codegen.explain import schedule_line, size, story
 from gradc.codegen.lower import LaunchSequence, Program
 from gradc.codegen.plan import Scheduled
+from gradc.codegen.printing.emit import Emitted
+from gradc.codegen.printing.explain import schedule_line, size, story
 from gradc.codegen.residuals import Partition
 from gradc.errors import UnsupportedError, public, require
 from gradc.ir import Graph

@@ -11,9 +11,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from gradc.codegen.cascades.recipes import Recipes
 from gradc.codegen.device import Device
 from gradc.codegen.lower import Program, differentiate, lower_graph, lower_pair, with_literals
-from gradc.codegen.recipes import Recipes
 from gradc.codegen.residuals import Partition
 from gradc.errors import PACKAGE_FOLDERS
 from gradc.ir import Graph, Value

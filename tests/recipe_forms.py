@@ -1,4 +1,4 @@
-"""The forms that ordinary programs meet on long rows; `python tests/recipe_forms.py` rewrites `codegen/recipes.json`."""
+"""The forms that ordinary programs meet on long rows; `python tests/recipe_forms.py` rewrites `codegen/cascades/recipes.json`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from unittest import mock
 
 import gradc
 from gradc import nn, types
-from gradc.codegen import recipes, roles
-from gradc.codegen.cascade import Refusal
+from gradc.codegen import roles
+from gradc.codegen.cascades import recipes
+from gradc.codegen.cascades.cascade import Refusal
+from gradc.codegen.cascades.recipes import Recipe, Recipes
 from gradc.codegen.lower import lower_graph, lower_pair
-from gradc.codegen.recipes import Recipe, Recipes
 from gradc.runtime.compile import program_of
 
 FILE = Path(recipes.__file__).with_name("recipes.json")

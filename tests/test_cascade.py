@@ -14,10 +14,10 @@ import pytest
 import sympy
 from sympy import exp, log, sin, sqrt, tanh
 
-from gradc.codegen import cascade
-from gradc.codegen.cascade import Cascade, Refusal, derive, from_json, question, to_json, to_triton, unproved
-from gradc.codegen.formula import from_tree, to_text, to_tree
-from gradc.codegen.normal_form import Inexpressible, is_zero
+from gradc.codegen.cascades import cascade
+from gradc.codegen.cascades.cascade import Cascade, Refusal, derive, from_json, question, to_json, to_triton, unproved
+from gradc.codegen.cascades.formula import from_tree, to_text, to_tree
+from gradc.codegen.cascades.normal_form import Inexpressible, is_zero
 from gradc.ops import TABLE
 
 x, y, v, w, p, d, m, D, mu, nu, l, r, c, s = sympy.symbols("x y v w p d m D mu nu l r c s")

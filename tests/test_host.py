@@ -14,7 +14,8 @@ from kernels import check, force_loops, outputs_and_gradients, tensor
 
 import gradc
 from gradc import types
-from gradc.codegen import host, lower, products, recomputed, roles, schedule, ways
+from gradc.codegen import lower, products, recomputed, roles, schedule
+from gradc.codegen.hosting import host, ways
 from gradc.codegen.nodes import Running
 from gradc.ir import Graph, apply
 from gradc.leaves import Broadcast, make_input

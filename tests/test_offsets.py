@@ -16,10 +16,10 @@ from kernels import force_loops, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc.codegen.index import Axis  # noqa: E402
-from gradc.codegen.names import Names  # noqa: E402
 from gradc.codegen.plan import KernelAxis  # noqa: E402
-from gradc.codegen.positions import Positions  # noqa: E402
-from gradc.codegen.scope import Scope  # noqa: E402
+from gradc.codegen.printing.names import Names  # noqa: E402
+from gradc.codegen.printing.positions import Positions  # noqa: E402
+from gradc.codegen.printing.scope import Scope  # noqa: E402
 from gradc.runtime.workers import interpret  # noqa: E402
 
 pytestmark = pytest.mark.triton

@@ -10,11 +10,12 @@ import torch
 from kernels import check, force_loops, tensor
 
 import gradc
-from gradc.codegen import host, products, recomputed, schedule
+from gradc.codegen import products, recomputed, schedule
 from gradc.codegen.device import H200
+from gradc.codegen.hosting import host
+from gradc.codegen.hosting.reuse import written_over
 from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
-from gradc.codegen.reuse import written_over
 from gradc.codegen.schedule import computed_operands
 from gradc.codegen.stages import State
 from gradc.ir import Value

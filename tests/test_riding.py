@@ -17,10 +17,10 @@ from recipe_forms import FILE, attention, divergence, entropy, forms_met, masked
 
 import gradc  # noqa: E402
 from gradc import types  # noqa: E402
-from gradc.codegen import recipes as recipes_module  # noqa: E402
-from gradc.codegen.cascade import Refusal  # noqa: E402
+from gradc.codegen.cascades import recipes as recipes_module  # noqa: E402
+from gradc.codegen.cascades.cascade import Refusal  # noqa: E402
+from gradc.codegen.cascades.recipes import KNOWN, Recipe, Recipes, derived, from_json, to_file, to_json  # noqa: E402
 from gradc.codegen.lower import lower_graph  # noqa: E402
-from gradc.codegen.recipes import KNOWN, Recipe, Recipes, derived, from_json, to_file, to_json  # noqa: E402
 from gradc.runtime import plan as runtime_plan  # noqa: E402
 from gradc.runtime.cache import DiskCache  # noqa: E402
 from gradc.runtime.compile import program_of  # noqa: E402

@@ -14,9 +14,9 @@ pytest.importorskip("triton")
 import gradc  # noqa: E402
 from gradc import optim  # noqa: E402
 from gradc.codegen import small  # noqa: E402
-from gradc.codegen.dispatch import same_text  # noqa: E402
-from gradc.codegen.expressions import Argument  # noqa: E402
 from gradc.codegen.outside import statistics_outside  # noqa: E402
+from gradc.codegen.printing.dispatch import same_text  # noqa: E402
+from gradc.codegen.printing.expressions import Argument  # noqa: E402
 from gradc.interpret import evaluate_symbolic  # noqa: E402
 from gradc.ir import Graph  # noqa: E402
 from gradc.runtime.compile import program_of  # noqa: E402

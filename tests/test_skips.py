@@ -17,8 +17,8 @@ from kernels import check, force_loops, tensor  # noqa: E402
 import gradc  # noqa: E402
 from gradc import types  # noqa: E402
 from gradc.codegen.index import Index  # noqa: E402
+from gradc.codegen.masks.skips import Known, numbers  # noqa: E402
 from gradc.codegen.nodes import Node  # noqa: E402
-from gradc.codegen.skips import Known, numbers  # noqa: E402
 from gradc.ops import TABLE  # noqa: E402
 
 pytestmark = pytest.mark.triton

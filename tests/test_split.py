@@ -16,7 +16,7 @@ from test_chained import causal, plain, scores, selected, weights  # noqa: E402
 from test_riding import CASES, INF, agree, np_third_moment, rows, without_recipes  # noqa: E402
 
 import gradc  # noqa: E402
-from gradc.codegen.spelled import evaluated, meaning  # noqa: E402
+from gradc.codegen.cascades.spelled import evaluated, meaning  # noqa: E402
 from gradc.ops import TABLE  # noqa: E402
 
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]

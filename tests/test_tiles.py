@@ -13,7 +13,7 @@ from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from examples.gallery import piece  # noqa: E402
-from gradc.codegen import positions  # noqa: E402
+from gradc.codegen.printing import positions  # noqa: E402
 
 pytestmark = pytest.mark.triton
 

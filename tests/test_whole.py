@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
-from gradc.codegen import emit  # noqa: E402
+from gradc.codegen.printing import emit  # noqa: E402
 
 pytestmark = pytest.mark.triton
 COMPARED = re.compile(r"\] (>=|<=|<|>) ")  # two rows of positions

@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Mapping
 
-from gradc.codegen.explain import size
+from gradc.codegen.printing.explain import size
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.command.display import console_for, table
 

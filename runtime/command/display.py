@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gradc.codegen.explain import size
+from gradc.codegen.printing.explain import size
 from gradc.runtime.build import Binary
 from gradc.runtime.lowered import Lowered
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 import numpy as np
 
 import gradc
-from gradc.codegen.explain import size
+from gradc.codegen.printing.explain import size
 from gradc.errors import GradcError
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.command.display import console_for, table

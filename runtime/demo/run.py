@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gradc.codegen.explain import size
+from gradc.codegen.printing.explain import size
 from gradc.runtime.command.display import build_table, console_for, highlighted, table, verdict
 from gradc.runtime.demo import checks, peer
 from gradc.runtime.demo import digits as model

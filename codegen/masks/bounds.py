@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gradc.codegen.index import Axis, Index
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.scope import Scope
+from gradc.codegen.printing.scope import Scope
 
 LIMIT = 2**31  # bounds are computed in 32 bits
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gradc import types
-from gradc.codegen.cascade import Refusal
+from gradc.codegen.cascades.cascade import Refusal
+from gradc.codegen.cascades.recipes import Recipe, Recipes
 from gradc.codegen.index import Axis, Datum, Index, Part
 from gradc.codegen.nodes import Access, Guard, Node, unrounded, walk
-from gradc.codegen.recipes import Recipe, Recipes
 from gradc.codegen.stages import Stage
 from gradc.ops import TABLE
 

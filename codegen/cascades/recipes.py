@@ -14,7 +14,7 @@ from math import copysign, isfinite, isnan
 from pathlib import Path
 from typing import Any, Protocol
 
-from gradc.codegen.cascade import Cascade, Refusal, derive, to_triton
+from gradc.codegen.cascades.cascade import Cascade, Refusal, derive, to_triton
 from gradc.ops import TABLE
 
 FILE = "recipe.json"

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradc import types
-from gradc.codegen.chunks import HostCounter
+from gradc.codegen.hosting.chunks import HostCounter
 from gradc.codegen.index import Axis
-from gradc.codegen.multiplying import by_reciprocal, factors, is_product_pattern, precision
-from gradc.codegen.names import Names
-from gradc.codegen.narrow import Narrowing
+from gradc.codegen.masks.whole import Stretch
 from gradc.codegen.nodes import Access, Node, has_datum
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.positions import Positions
-from gradc.codegen.scope import ATOM, BINDING, Scope, Variable
-from gradc.codegen.spelling import BINARY, bindings, fallback_name, identity, literal, remark, triton_dtype, zero
-from gradc.codegen.whole import Stretch
+from gradc.codegen.printing.multiplying import by_reciprocal, factors, is_product_pattern, precision
+from gradc.codegen.printing.names import Names
+from gradc.codegen.printing.narrow import Narrowing
+from gradc.codegen.printing.positions import Positions
+from gradc.codegen.printing.scope import ATOM, BINDING, Scope, Variable
+from gradc.codegen.printing.spelling import BINARY, bindings, fallback_name, identity, literal, remark, triton_dtype, zero
 from gradc.ir import Value
 from gradc.types import DType
 

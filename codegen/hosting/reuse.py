@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gradc.codegen.cascades.riding import crosses, joined, passes
 from gradc.codegen.nodes import Access, Node, walk
 from gradc.codegen.plan import Plan, Scheduled
-from gradc.codegen.riding import crosses, joined, passes
 from gradc.codegen.stages import Stage, storage_dtype
 from gradc.ir import Value
 

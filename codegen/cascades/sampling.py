@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gradc.codegen.normal_form import Expression, Inexpressible, Symbol
+from gradc.codegen.cascades.normal_form import Expression, Inexpressible, Symbol
 
 MAXIMUM_RANK = 4
 SAMPLES = (8, 12)

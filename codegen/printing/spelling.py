@@ -7,7 +7,7 @@ from typing import Any
 
 from gradc import types
 from gradc.codegen.nodes import Node
-from gradc.codegen.scope import ATOM, BINDING, UNARY
+from gradc.codegen.printing.scope import ATOM, BINDING, UNARY
 from gradc.types import DType
 
 IDENTITIES = {"sum": 0, "prod": 1, "max": float("-inf"), "min": float("inf")}

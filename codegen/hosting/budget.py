@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gradc.codegen.host import UNLIMITED, Memory
+from gradc.codegen.hosting.host import UNLIMITED, Memory
 from gradc.errors import UnsupportedError
 
 Made = TypeVar("Made")

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradc import types
-from gradc.codegen.expressions import Expressions
+from gradc.codegen.masks.skips import Known
+from gradc.codegen.masks.whole import Stretch
 from gradc.codegen.nodes import Node, walk
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.scope import Scope
-from gradc.codegen.skips import Known
-from gradc.codegen.whole import Stretch
+from gradc.codegen.printing.expressions import Expressions
+from gradc.codegen.printing.scope import Scope
 
 FEWEST_TILES = 8  # of a loop that is worth another one before it
 LONGEST = 16  # expressions of a condition that is cheap

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gradc.codegen.expressions import Argument
-from gradc.codegen.names import Names
-from gradc.codegen.scope import INDENT
+from gradc.codegen.printing.expressions import Argument
+from gradc.codegen.printing.names import Names
+from gradc.codegen.printing.scope import INDENT
 
 WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 ASSIGNED = re.compile(r"^ *(?:for )?([A-Za-z_]\w*)(?: in\b| [+*]?= )", re.MULTILINE)

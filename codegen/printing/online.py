@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gradc.codegen.expressions import Expressions
+from gradc.codegen.cascades.riding import Ride, reduced_axes
 from gradc.codegen.nodes import Node
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.riding import Ride, reduced_axes
-from gradc.codegen.scope import ATOM, BINDING, Scope, Variable
-from gradc.codegen.spelling import identity, literal, remark, triton_dtype
+from gradc.codegen.printing.expressions import Expressions
+from gradc.codegen.printing.scope import ATOM, BINDING, Scope, Variable
+from gradc.codegen.printing.spelling import identity, literal, remark, triton_dtype
 
 ENCLOSED = re.compile(r"(?<=\()\{(\w+)\}(?=\))")  # a name that stands alone between parentheses
 NAME = re.compile(r"\{(\w+)\}")

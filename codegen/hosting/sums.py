@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gradc import types
-from gradc.codegen.chunks import Body
+from gradc.codegen.hosting.chunks import Body
+from gradc.codegen.hosting.ways import Way
 from gradc.codegen.nodes import Running
-from gradc.codegen.ways import Way
 from gradc.ir import Value, apply, on_behalf_of
 from gradc.leaves import Broadcast, cast, constant, make_input
 from gradc.ops import TABLE

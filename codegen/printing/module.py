@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradc.codegen.chunks import View
-from gradc.codegen.emit import Emitted
-from gradc.codegen.expressions import Argument
-from gradc.codegen.host import Section
-from gradc.codegen.names import Names, identifier
+from gradc.codegen.hosting.chunks import View
+from gradc.codegen.hosting.host import Section
 from gradc.codegen.plan import HostLoop
+from gradc.codegen.printing.emit import Emitted
+from gradc.codegen.printing.expressions import Argument
+from gradc.codegen.printing.names import Names, identifier
 from gradc.ir import Graph, Value
 from gradc.leaves import Input
 from gradc.types import DType, row_major

@@ -14,18 +14,18 @@ from functools import reduce
 from operator import or_
 
 from gradc import structure
-from gradc.codegen.chunks import Body, Region, Run, View
+from gradc.codegen.cascades.recipes import Recipes
 from gradc.codegen.device import Device
-from gradc.codegen.explain import duration, size
+from gradc.codegen.hosting.chunks import Body, Region, Run, View
+from gradc.codegen.hosting.reuse import written_over
+from gradc.codegen.hosting.sums import Sum
+from gradc.codegen.hosting.ways import Loop, Way, chunk_of, loops_of, multiplied, stored_bytes
 from gradc.codegen.nodes import Running, is_leaf
 from gradc.codegen.plan import HostLoop, Scheduled
-from gradc.codegen.recipes import Recipes
+from gradc.codegen.printing.explain import duration, size
 from gradc.codegen.recomputed import is_safe
-from gradc.codegen.reuse import written_over
 from gradc.codegen.schedule import computed_operands, schedule
 from gradc.codegen.stages import HEAVY, State, storage_dtype, worth_storing
-from gradc.codegen.sums import Sum
-from gradc.codegen.ways import Loop, Way, chunk_of, loops_of, multiplied, stored_bytes
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological, users_of
 from gradc.leaves import Reshape
 

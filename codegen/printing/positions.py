@@ -11,12 +11,12 @@ from copy import copy
 from math import prod
 from typing import Any
 
-from gradc.codegen.bounds import LIMIT, Sum, Symbol, start_and_stop, whole_edge
 from gradc.codegen.index import Axis, Datum, Index, Part, sums_of, term_axes, term_extent
-from gradc.codegen.names import Names
+from gradc.codegen.masks.bounds import LIMIT, Sum, Symbol, start_and_stop, whole_edge
 from gradc.codegen.nodes import Guard, has_datum
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.scope import Scope, Variable
+from gradc.codegen.printing.names import Names
+from gradc.codegen.printing.scope import Scope, Variable
 from gradc.ir import Value
 
 GROUP_ROWS = 8  # tiles of rows that go over the columns together where tiles are many on both sides of a product

@@ -14,9 +14,9 @@ from functools import lru_cache
 from itertools import chain, product
 from typing import Any
 
-from gradc.codegen.formula import from_tree, to_text, to_tree, to_triton
-from gradc.codegen.normal_form import Atoms, Element, Expression, Inexpressible, Normal, Symbol, is_zero
-from gradc.codegen.sampling import Samples
+from gradc.codegen.cascades.formula import from_tree, to_text, to_tree, to_triton
+from gradc.codegen.cascades.normal_form import Atoms, Element, Expression, Inexpressible, Normal, Symbol, is_zero
+from gradc.codegen.cascades.sampling import Samples
 
 __all__ = ["Cascade", "Refusal", "derive", "from_json", "question", "to_json", "to_triton", "unproved"]
 

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any
 
 from gradc import types
-from gradc.codegen.scope import ATOM, BINDING
+from gradc.codegen.printing.scope import ATOM, BINDING
 from gradc.ops import TABLE
 
 Expression = Any  # a SymPy expression

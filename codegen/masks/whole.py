@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradc.codegen.index import Axis, Index
+from gradc.codegen.masks.skips import Known, numbers
 from gradc.codegen.nodes import Node, walk
-from gradc.codegen.skips import Known, numbers
 
 MOST_NODES = 120  # expressions of a loop whose text may stand twice
 SPECIAL = (float("inf"), float("-inf"), float("nan"))

@@ -17,7 +17,7 @@ import numpy as np
 from gradc import types
 from gradc.codegen.index import Axis, Index
 from gradc.codegen.nodes import Guard, Node, has_datum, walk
-from gradc.codegen.spelling import identity, literal
+from gradc.codegen.printing.spelling import identity, literal
 from gradc.types import DType
 
 MOST_POINTS = 2**20  # positions at which a condition is looked at one by one

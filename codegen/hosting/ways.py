@@ -15,8 +15,8 @@ from math import prod
 
 from gradc import structure, types
 from gradc.codegen.axes import summed_dims
-from gradc.codegen.chunks import Body, NotChunkedError, Region, Run
 from gradc.codegen.device import Device
+from gradc.codegen.hosting.chunks import Body, NotChunkedError, Region, Run
 from gradc.codegen.plan import HostLoop
 from gradc.codegen.stages import storage_dtype
 from gradc.ir import Value, apply, on_behalf_of, topological

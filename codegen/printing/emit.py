@@ -11,25 +11,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from gradc.codegen.chunks import unplaced
-from gradc.codegen.dispatch import Dispatcher, same_text
-from gradc.codegen.explain import schedule_line
-from gradc.codegen.expressions import Argument, Expressions
-from gradc.codegen.finding import open_search
+from gradc.codegen.cascades.riding import notes, passes, reduced_axes
+from gradc.codegen.hosting.chunks import unplaced
 from gradc.codegen.index import Axis, Index, of_axis
-from gradc.codegen.names import Names
+from gradc.codegen.masks.reach import deciding, narrowed
+from gradc.codegen.masks.skips import needed_lines
+from gradc.codegen.masks.whole import Stretch, whole_tiles
 from gradc.codegen.nodes import Access, Node, Puller, data_of, walk
-from gradc.codegen.online import Online
 from gradc.codegen.plan import KernelAxis, Scheduled
-from gradc.codegen.positions import wide_axes
-from gradc.codegen.reach import deciding, narrowed
-from gradc.codegen.riding import notes, passes, reduced_axes
+from gradc.codegen.printing.dispatch import Dispatcher, same_text
+from gradc.codegen.printing.explain import schedule_line
+from gradc.codegen.printing.expressions import Argument, Expressions
+from gradc.codegen.printing.finding import open_search
+from gradc.codegen.printing.names import Names
+from gradc.codegen.printing.online import Online
+from gradc.codegen.printing.positions import wide_axes
+from gradc.codegen.printing.scope import INDENT, Scope, Variable
 from gradc.codegen.scattered import is_scattered, scattered
-from gradc.codegen.scope import INDENT, Scope, Variable
 from gradc.codegen.searches import owner_of
-from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
-from gradc.codegen.whole import Stretch, whole_tiles
 from gradc.ir import Value
 from gradc.leaves import make_input
 from gradc.types import DType

@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from gradc.codegen.bounds import whole_step
 from gradc.codegen.index import Axis, Index
+from gradc.codegen.masks.bounds import whole_step
+from gradc.codegen.masks.skips import needed_lines
 from gradc.codegen.nodes import Node
 from gradc.codegen.plan import KernelAxis, gone_along
-from gradc.codegen.skips import needed_lines
 from gradc.codegen.stages import Stage
 
 POINTS = 4096

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from gradc import types
 from gradc.codegen.nodes import Node, unrounded
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.scope import BINDING, Scope, Variable
-from gradc.codegen.spelling import triton_dtype
+from gradc.codegen.printing.scope import BINDING, Scope, Variable
+from gradc.codegen.printing.spelling import triton_dtype
 
 if TYPE_CHECKING:
-    from gradc.codegen.expressions import Expressions
+    from gradc.codegen.printing.expressions import Expressions
 
 
 def precision(node: Node) -> str:

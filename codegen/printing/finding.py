@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradc.codegen.expressions import Expressions
 from gradc.codegen.plan import KernelAxis
-from gradc.codegen.scope import Scope
+from gradc.codegen.printing.expressions import Expressions
+from gradc.codegen.printing.scope import Scope
 from gradc.codegen.searches import Owner
 
 
