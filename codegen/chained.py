@@ -23,7 +23,7 @@ from gradc.codegen.stages import Stage
 MOST_RESIDENT = 256  # extent of one resident axis
 TILES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 32))  # extents of a program's rows and of a step of the loop
 WIDE_TILES = ((32, 32), (32, 16), (16, 16))  # the same where 32-bit operands are multiplied without a matrix unit
-REGISTERS_USED = 190  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
+REGISTERS_USED = 175  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
 WIDE_REGISTERS = (
     430  # the same with the operands of a thread that multiplies without a matrix unit; it reads most of them as needed
 )

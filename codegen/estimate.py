@@ -298,13 +298,16 @@ def _readers(array: Array, programs: int, device: Device) -> int:
 def _rate(stages: Sequence[Stage], axes: tuple[KernelAxis, ...], device: Device) -> float:
     """Operations per second of all processors. Of products: a tile half as large reads its operands twice as often."""
     products = [node for stage in stages if is_product(stage) for node in stage.nodes if node.kind == "dot"]
-    if not products or any(product.dtype.itemsize == 4 for product in products):
-        return device.double_rate if any(stage.value.dtype.itemsize == 8 for stage in stages) else device.vector_rate
+    without = not products or any(product.dtype.itemsize == 4 for product in products)
+    vector_rate = device.double_rate if any(stage.value.dtype.itemsize == 8 for stage in stages) else device.vector_rate
     if any(stage.nested for stage in stages):
         rows, step = (
             max((axis.block for axis in axes if axis.role in roles), default=1) for roles in (("grid",), ("loop", "split"))
         )
-        return device.matrix_rate * CHAINED * min(1.0, (rows * step / (128 * 64)) ** 0.25)
+        rate, full = (vector_rate, 32 * 32) if without else (device.matrix_rate * CHAINED, 128 * 64)
+        return rate * min(1.0, (rows * step / full) ** 0.25)
+    if without:
+        return vector_rate
     area = prod(axis.block for axis in axes if axis.role == "grid") * _shared(products)
     return device.matrix_rate * min(1.0, (area / (128 * 128)) ** 0.5)
 
