@@ -23,7 +23,7 @@ from gradc.codegen.stages import Stage
 MOST_RESIDENT = 256  # extent of one resident axis
 TILES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 32))  # extents of a program's rows and of a step of the loop
 WIDE_TILES = ((32, 32), (32, 16), (16, 16))  # the same where 32-bit operands are multiplied without a matrix unit
-REGISTERS_USED = 175  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
+REGISTERS_USED = 185  # 32-bit registers of a thread that tiles may take; the rest holds addresses, masks and operands
 WIDE_REGISTERS = (
     430  # the same with the operands of a thread that multiplies without a matrix unit; it reads most of them as needed
 )
@@ -221,12 +221,15 @@ def _warps(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], wide: bool) ->
 
 
 def _beside(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], looped: frozenset[Axis]) -> int:
-    """Registers of what is computed beside the products over a whole tile: a bias by distance, a mask of data, random numbers."""
+    """Registers of what is computed beside the products over a whole tile: a bias by distance, a mask of data, random numbers.
+
+    A comparison of positions counts where it is used again, and less: it is kept as single bits, or made anew.
+    """
     pure: set[Node] = set()
     positions, found = Positional(), {}
     rows = frozenset(axis for k in axes if k.role == "grid" and k.block > 1 for axis in k.axes)
     nodes = walk([stage.root for stage in stages])
-    uses = Counter(x.value.number for node in nodes for x in set(node.operands))
+    uses = Counter(x for node in nodes for x in set(node.operands))
     for node in nodes:
         if node.kind in ("load", "position", "constant", "guard") or (
             node.kind in ("apply", "cast") and pure.issuperset(node.operands)
@@ -234,16 +237,17 @@ def _beside(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], looped: froze
             pure.add(node)
             continue
         for x in pure.intersection(node.operands):
-            made = x.kind in ("apply", "cast") or (x.kind == "load" and uses[x.value.number] > len(stages))
-            if made and x.axes & rows and x.axes & looped and positions.ramp(x) is None:
-                found[x.value.number] = x
-    return sum(_extent(axes, x.axes) * _words(x) for x in found.values())
+            of_positions = positions.ramp(x) is not None
+            made = uses[x] > 1 if of_positions or x.kind == "load" else x.kind in ("apply", "cast")
+            if made and x.axes & rows and x.axes & looped:
+                found[x.value.number] = _extent(axes, x.axes) * _words(x) * (3 if of_positions else 4) // 4
+    return sum(found.values())
 
 
 def _words(node: Node) -> int:
     """Registers for each element while an expression is computed: of a long one several intermediate results are alive."""
     nodes = [x for x in walk([node]) if x.kind == "apply"]
-    widest = max((x.dtype.compute.itemsize for x in nodes), default=4)
+    widest = max((x.dtype.compute.itemsize for x in nodes if x.dtype.kind != "int"), default=4)  # positions fit in 32 bits
     return max(1, widest // 4) * (LONG_LIVE if len(nodes) > LONG else 1)
 
 
