@@ -218,7 +218,8 @@ class Merger:
         merged = self._union(a, b) if a.position <= b.position else self._union(b, a)
         if merged.plan is None or a.plan is None or b.plan is None:
             return "no role for every axis suits both"
-        return f"one kernel would take {1e6 * (merged.plan.seconds - a.plan.seconds - b.plan.seconds):.1f} µs longer"
+        longer = 1e6 * (merged.plan.seconds - a.plan.seconds - b.plan.seconds)
+        return f"one kernel would take {longer:.1f} µs longer" if longer > 0 else "so that other kernels need not wait for both"
 
 
 def saved_then_earliest(offer: tuple[tuple[Group, Group], float]) -> tuple[float, int, int]:

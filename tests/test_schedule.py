@@ -106,3 +106,12 @@ def test_passes_over_a_row_are_told(columns, said):
     story = lowered(centred, [(4096, columns)] * 2, "float32", wrt=()).explain()
     assert ("2 passes" in story) is (said is not None)
     assert said is None or said in story
+
+
+def test_no_reason_is_a_negative_time():
+    """Kernels launched together may be apart from what they could share a kernel with, since others would wait for both."""
+    params = digits.initial_params(0)
+    batch = (gradc.spec((digits.BATCH, 64)), gradc.spec((digits.BATCH,), "int64"))
+    story = digits.train_step.lower(params, digits.optimizer.init(params), *batch, wrt=()).explain()
+    assert "not one kernel with" in story
+    assert "would take -" not in story
