@@ -18,7 +18,6 @@ from gradc.ir import Value
 
 MOST = 24  # plans to time for one kernel
 HOPELESS = 2.0  # times the seconds of the chosen plan: what is predicted to be slower than that is not timed
-DEEPEST = 5  # tiles of a product's operands under way at once
 SMALLEST = 16  # extent of a matrix unit's operand
 
 

@@ -182,6 +182,12 @@ def rebuild(
     return new
 
 
+def mapped(graph: Graph, rule: Callable[[Value], Value]) -> Graph:
+    """The graph with every Value passed through `rule`, operands first."""
+    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, rule)
+    return Graph(graph.inputs, tuple(new[output] for output in graph.outputs), graph.output_names, graph.title)
+
+
 def with_operands(value: Value, operands: tuple[Value, ...]) -> Value:
     """`value` computed from other operands of the same shapes; the same object when nothing differs."""
     if all(a is b for a, b in zip(operands, value.operands, strict=True)):

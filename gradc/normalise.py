@@ -7,10 +7,9 @@ and shares what is computed twice. What no output needs is gone because a graph 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
 
 from gradc.invariance import cut_invariant
-from gradc.ir import Graph, Value, on_behalf_of, rebuild, with_operands
+from gradc.ir import Graph, Value, mapped, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
@@ -47,7 +46,7 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
 
 def without_markers(graph: Graph, markers: tuple[type[Marker], ...]) -> Graph:
     """The graph with markers of these classes replaced by what they mark."""
-    return _mapped(graph, lambda value: value.operands[0] if isinstance(value.operation, markers) else value)
+    return mapped(graph, lambda value: value.operands[0] if isinstance(value.operation, markers) else value)
 
 
 def rewritten(graph: Graph) -> Graph:
@@ -55,16 +54,8 @@ def rewritten(graph: Graph) -> Graph:
     rewriter = Rewriter(len(graph.values))
     for value in graph.values:
         rewriter.normal_form(value)
-    return _with_outputs(graph, [rewriter.normal_form(output) for output in graph.outputs])
-
-
-def _mapped(graph: Graph, rule: Callable[[Value], Value]) -> Graph:
-    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, rule)
-    return _with_outputs(graph, [new[output] for output in graph.outputs])
-
-
-def _with_outputs(graph: Graph, outputs: Collection[Value]) -> Graph:
-    return Graph(graph.inputs, tuple(outputs), graph.output_names, graph.title)
+    outputs = tuple(rewriter.normal_form(output) for output in graph.outputs)
+    return Graph(graph.inputs, outputs, graph.output_names, graph.title)
 
 
 class Rewriter:

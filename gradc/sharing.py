@@ -7,10 +7,10 @@ single Value (`rewrites/`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild
+from gradc.ir import Graph, Value, apply, mapped, on_behalf_of
 from gradc.leaves import Cast, cast, constant, constant_of
 from gradc.rewrites.matching import built, inside
 from gradc.structure import Contract, Permute, Reduce
@@ -34,7 +34,7 @@ def reuse_quotients(graph: Graph) -> Graph:
         found = _with_quotient(value, forward)
         return found if found is not value else _with_quotient(value, beside)
 
-    return _mapped(graph, rule) if quotients else graph
+    return mapped(graph, rule) if quotients else graph
 
 
 def _with_quotient(value: Value, known: Mapping[tuple[Value, ...], Value]) -> Value:
@@ -78,7 +78,7 @@ def reuse_products(graph: Graph) -> Graph:
     An infinite v beside a p = 0 makes both sides nan.
     """
     known = [product for output in graph.outputs if not output.note for product in _products(output)]
-    return _mapped(graph, lambda value: _with_product(value, known)) if known else graph
+    return mapped(graph, lambda value: _with_product(value, known)) if known else graph
 
 
 def _products(output: Value) -> Iterator[Product]:
@@ -193,11 +193,6 @@ def _counted(atoms: Iterable[tuple[str, Value]]) -> tuple[Factors, float]:
         else:
             counted[kind, atom.number] += 1
     return counted, number
-
-
-def _mapped(graph: Graph, rule: Callable[[Value], Value]) -> Graph:
-    new = rebuild(graph.outputs, {value: value for value in graph.inputs}, rule)
-    return Graph(graph.inputs, tuple(new[output] for output in graph.outputs), graph.output_names, graph.title)
 
 
 __all__ = ["reuse_products", "reuse_quotients"]

@@ -12,25 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from either import library, scores, weights  # noqa: E402
 from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
 FULL = {"batch": 4, "heads": 16, "length": 2048, "width": 64}
-
-
-def library(x):
-    return torch if isinstance(x, torch.Tensor) else gradc
-
-
-def scores(q, k):
-    return q @ k.mT / math.sqrt(q.shape[-1])
-
-
-def weights(s):
-    lib = library(s)
-    e = lib.exp(s - (s.amax(-1, keepdim=True).detach() if lib is torch else gradc.max(s, axis=-1, keepdims=True)))
-    return e / (e.sum(-1, keepdim=True) if lib is torch else gradc.sum(e, axis=-1, keepdims=True))
 
 
 def plain(q, k, v):

@@ -12,15 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from either import library  # noqa: E402
 from kernels import check, force_loops, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
 pytestmark = pytest.mark.triton
-
-
-def library(x):
-    return torch if isinstance(x, torch.Tensor) else gradc
 
 
 def squares(x, y):

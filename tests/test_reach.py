@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from either import library, scores, weights  # noqa: E402
 from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
@@ -17,19 +18,9 @@ pytestmark = pytest.mark.triton
 LENGTH = 300  # ten tiles of 32, the last one overhanging
 
 
-def library(x):
-    return torch if isinstance(x, torch.Tensor) else gradc
-
-
-def weights(s):
-    lib = library(s)
-    e = lib.exp(s - (s.amax(-1, keepdim=True).detach() if lib is torch else gradc.max(s, axis=-1, keepdims=True)))
-    return e / (e.sum(-1, keepdim=True) if lib is torch else gradc.sum(e, axis=-1, keepdims=True))
-
-
 def within(q, k, v, mine, theirs):
     """Attention within documents; `mine` are those of the queries, `theirs` of the keys."""
-    s = q @ k.mT / math.sqrt(q.shape[-1])
+    s = scores(q, k)
     return weights(library(q).where(mine[:, None] == theirs[None, :], s, -math.inf)) @ v
 
 
@@ -37,13 +28,13 @@ def within_and_causal(q, k, v, mine, theirs):
     lib = library(q)
     i, j = lib.arange(q.shape[-2])[:, None], lib.arange(k.shape[-2])[None, :]
     allowed = (mine[:, None] == theirs[None, :]) & (j <= i)
-    return weights(lib.where(allowed, q @ k.mT / math.sqrt(q.shape[-1]), -math.inf)) @ v
+    return weights(lib.where(allowed, scores(q, k), -math.inf)) @ v
 
 
 def until(q, k, v, mine, theirs):
     """Keys up to a length that each query has; no equality."""
     lib = library(q)
-    s = q @ k.mT / math.sqrt(q.shape[-1])
+    s = scores(q, k)
     return weights(lib.where(lib.arange(k.shape[-2])[None, :] <= 20 * mine[:, None], s, -math.inf)) @ v
 
 

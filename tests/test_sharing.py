@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from either import library, scores  # noqa: E402
 from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
 pytestmark = pytest.mark.triton
-
-
-def library(x):
-    return torch if isinstance(x, torch.Tensor) else gradc
 
 
 def as_float32(x):
@@ -30,10 +25,6 @@ def like(x, other):
 
 def softmax(s):
     return torch.softmax(s, -1) if library(s) is torch else gradc.softmax(s, axis=-1)
-
-
-def scores(q, k):
-    return q @ k.mT / math.sqrt(q.shape[-1])
 
 
 def plain(q, k, v):

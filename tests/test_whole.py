@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from either import library, scores, weights  # noqa: E402
 from kernels import check, tensor  # noqa: E402
 
 import gradc  # noqa: E402
@@ -19,23 +20,13 @@ pytestmark = pytest.mark.triton
 COMPARED = re.compile(r"\] (>=|<=|<|>) ")  # two rows of positions
 
 
-def library(x):
-    return torch if isinstance(x, torch.Tensor) else gradc
-
-
-def weights(s):
-    lib = library(s)
-    e = lib.exp(s - (s.amax(-1, keepdim=True).detach() if lib is torch else gradc.max(s, axis=-1, keepdims=True)))
-    return e / (e.sum(-1, keepdim=True) if lib is torch else gradc.sum(e, axis=-1, keepdims=True))
-
-
 def attend(allowed):
     """Attention where `allowed(i, j, q)` says what query i sees of key j."""
 
     def function(q, k, v, *more):
         lib = library(q)
         i, j = lib.arange(q.shape[-2])[:, None], lib.arange(k.shape[-2])[None, :]
-        s = q @ k.mT / math.sqrt(q.shape[-1])
+        s = scores(q, k)
         return weights(lib.where(allowed(lib, i, j, *more), s, -math.inf)) @ v
 
     return function
@@ -45,12 +36,7 @@ def added(q, k, v):
     lib = library(q)
     i, j = lib.arange(q.shape[-2])[:, None], lib.arange(k.shape[-2])[None, :]
     bias = lib.where(j <= i, 0.0, -math.inf)
-    return (
-        weights(
-            q @ k.mT / math.sqrt(q.shape[-1]) + bias.to(q.dtype) if lib is torch else q @ k.mT / math.sqrt(q.shape[-1]) + bias
-        )
-        @ v
-    )
+    return weights(scores(q, k) + bias.to(q.dtype) if lib is torch else scores(q, k) + bias) @ v
 
 
 def triangle(q, k, v):
