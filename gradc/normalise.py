@@ -11,6 +11,7 @@ from collections import defaultdict
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, mapped, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
+from gradc.markers import StraightThrough
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
 from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
@@ -25,8 +26,8 @@ COMMUTATIVE = frozenset(
 # Markers that mean nothing any more: once differentiation is done nothing stops it, and once residuals are chosen nothing is kept.
 FINISHED: dict[str, tuple[type[Marker], ...]] = {
     "before": (Variable,),
-    "after": (Variable, StopGradient),
-    "final": (Variable, StopGradient, Keep),
+    "after": (Variable, StopGradient, StraightThrough),
+    "final": (Variable, StopGradient, StraightThrough, Keep),
 }
 
 
