@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, ClassVar, Protocol
 
 from gradc.errors import Source, user_source
+from gradc.interval import Interval
 from gradc.types import DType, Shape
 
 _numbers = count()
@@ -34,7 +35,7 @@ class Value:
     Users meet Values as the arrays inside a traced function: the language attaches operators and methods to this class.
     """
 
-    __slots__ = ("__weakref__", "dtype", "name", "note", "number", "operands", "operation", "shape", "source")
+    __slots__ = ("__weakref__", "dtype", "interval", "name", "note", "number", "operands", "operation", "shape", "source")
     __array_priority__ = 1000  # NumPy arrays on the left of an operator defer to it
     __array_ufunc__ = None
 
@@ -72,6 +73,7 @@ class Value:
         self.source = source
         self.name: str | None = None
         self.note: str = ""
+        self.interval: Interval | None = None  # what `ranges.py` has found out about the elements
         self.number = next(_numbers)
 
     @property

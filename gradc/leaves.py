@@ -7,6 +7,7 @@ meaning, which works on object arrays too) and `transpose` (the cotangent of a l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from gradc import types
 from gradc.errors import DTypeError, ShapeError, TraceError
+from gradc.interval import ARGUMENT, TRUTH, UNKNOWN, Interval
 from gradc.ir import Value, apply
 from gradc.types import DType, Shape
 
@@ -33,9 +35,29 @@ class Structural:
     def parameters(self) -> str:
         return ""
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        """Between which numbers the elements of a Value of this operation lie, from the operands' intervals."""
+        return UNKNOWN
+
+
+class View(Structural):
+    """Elements of the first operand, somewhere else."""
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return operands[0]
+
+
+class Given(Structural):
+    """Elements that the user gives."""
+
+    linear = ()
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return TRUTH if value.dtype == types.bool_ else ARGUMENT
+
 
 @dataclass(frozen=True)
-class Input(Structural):
+class Input(Given):
     """An argument of the graph. Two inputs are never the same, even with equal fields: Values compare by identity.
 
     `stored` is the dtype it has in memory where that is wider than what it stands for (a statistic kept in float32).
@@ -46,7 +68,6 @@ class Input(Structural):
     strides: tuple[int, ...] | None = None
     stored: DType | None = None
     name = "input"
-    linear = ()
 
     def result(self) -> tuple[Shape, DType]:
         return self.shape, self.dtype
@@ -72,16 +93,20 @@ class Constant(Structural):
     def numpy(self) -> np.ndarray:
         return np.asarray(self.value, self.dtype.compute.numpy)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        if math.isnan(self.value):
+            return UNKNOWN
+        return Interval(float(self.value), float(self.value), math.isfinite(self.value), self.value == 0)
+
 
 @dataclass(frozen=True, eq=False)
-class Literal(Structural):
+class Literal(Given):
     """An array the user's function closed over, read by reference at each call."""
 
     array: Any
     shape: Shape
     dtype: DType
     name = "literal"
-    linear = ()
 
     def result(self) -> tuple[Shape, DType]:
         return self.shape, self.dtype
@@ -106,9 +131,12 @@ class Iota(Structural):
     def numpy(self) -> np.ndarray:
         return np.arange(self.size, dtype=self.dtype.compute.numpy)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return Interval(0.0, float(max(self.size - 1, 0)), finite=True)
+
 
 @dataclass(frozen=True)
-class Broadcast(Structural):
+class Broadcast(View):
     """Operand dimension i becomes result dimension `axes[i]` (ascending, sizes equal); other dimensions repeat it."""
 
     shape: Shape
@@ -149,6 +177,9 @@ class Cast(Structural):
         if x.dtype == object:
             return x
         return x.astype(self.dtype.numpy).astype(self.dtype.compute.numpy)
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return operands[0] if self.dtype.is_floating else TRUTH if self.dtype == types.bool_ else ARGUMENT
 
 
 def make_input(
@@ -253,7 +284,7 @@ def _rank(dtype: DType) -> int:
 
 
 @dataclass(frozen=True)
-class Reshape(Structural):
+class Reshape(View):
     """The same elements in row-major order under another shape."""
 
     shape: Shape

@@ -53,12 +53,18 @@ class NameRecorder:
         return False
 
     def finish(self) -> None:
-        """Names what the frames' last lines bound: the user's names before gradc's, outer functions' before inner ones'."""
+        """Names what the frames' last lines bound, and lets go of the frames."""
+        self.name_all()
+        self.seen.clear()
+
+    def name_all(self) -> None:
+        """Names what the frames have bound so far: the user's names before gradc's, outer functions' before inner ones'."""
+        if get_ident() != self.thread:
+            return
         for frame, progress in sorted(
             self.seen.items(), key=lambda item: (is_internal(item[0].f_code.co_filename), item[1].depth)
         ):
             progress.name_locals(frame)
-        self.seen.clear()
 
 
 class _Progress:

@@ -7,10 +7,12 @@ and shares what is computed twice. What no output needs is gone because a graph 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, mapped, on_behalf_of, with_operands
-from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
+from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
+from gradc.ranges import interval_of
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
 from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
@@ -42,6 +44,53 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
             break
         graph = simpler
     return cut_invariant(graph) if stage == "before" else graph
+
+
+def normal_form_from(variables: Sequence[Value], outputs: Sequence[Value]) -> list[Value]:
+    """The outputs in the normal form "before" differentiation, as functions of `variables`: what depends on none of them stays.
+
+    A transform differentiates this form, so that a gradient is the same program whether it is taken inside a function or of it.
+    """
+    inside = _depending_on(variables, outputs)
+    dependent = [output for output in outputs if output in inside]
+    others = (x for value in inside for x in value.operands if x not in inside and constant_of(x) is None)
+    stand_ins = {leaf: _stand_in(leaf) for leaf in (*variables, *others)}
+    graph = Graph(tuple(stand_ins.values()), tuple(_replaced(inside, dependent, stand_ins)))
+    simpler = normalise(graph, "before")
+    forms = _replaced(simpler.values, simpler.outputs, {stand_in: leaf for leaf, stand_in in stand_ins.items()})
+    found = dict(zip(dependent, forms, strict=True))
+    return [found.get(output, output) for output in outputs]
+
+
+def _depending_on(variables: Sequence[Value], outputs: Sequence[Value]) -> dict[Value, None]:
+    """What the outputs need that depends on a variable, operands first. Nothing older than the variables does."""
+    oldest = min((variable.number for variable in variables), default=0)
+    needed = dict.fromkeys(output for output in outputs if output.number > oldest)
+    for value in (waiting := list(needed)):
+        new = dict.fromkeys(x for x in value.operands if x.number > oldest and x not in needed)
+        needed |= new
+        waiting.extend(new)
+    depending = dict.fromkeys(variables)
+    for value in sorted(needed, key=lambda value: value.number):
+        if any(operand in depending for operand in value.operands):
+            depending[value] = None
+    return {value: None for value in depending if value not in set(variables)}
+
+
+def _stand_in(leaf: Value) -> Value:
+    """An input in place of a Value, of which as much is known."""
+    value = make_input(leaf.shape, leaf.dtype, leaf.name)
+    value.interval = interval_of(leaf)
+    return value
+
+
+def _replaced(values: Iterable[Value], outputs: Sequence[Value], replace: Mapping[Value, Value]) -> list[Value]:
+    """The outputs with `replace` put in, where only `values` (operands first) depend on what is replaced."""
+    new = dict(replace)
+    for value in values:
+        if value not in new:
+            new[value] = with_operands(value, tuple(new.get(operand, operand) for operand in value.operands))
+    return [new.get(output, output) for output in outputs]
 
 
 def without_markers(graph: Graph, markers: tuple[type[Marker], ...]) -> Graph:

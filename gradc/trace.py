@@ -105,6 +105,13 @@ def recording_names() -> Iterator[int]:
         recorder.finish()
 
 
+def name_values() -> None:
+    """Gives the Values of the running trace the names they are bound to by now."""
+    for listener in ir.listeners:
+        if isinstance(listener, NameRecorder):
+            listener.name_all()
+
+
 def _unwrapped(leaf: Any) -> Any:
     return leaf.what if isinstance(leaf, Static) else leaf
 

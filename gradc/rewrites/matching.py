@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Reshape, constant, constant_of
-from gradc.structure import Permute, Reduce, StopGradient
+from gradc.structure import Permute, Reduce
 from gradc.table import TABLE
 from gradc.types import Shape
 
@@ -177,20 +177,6 @@ def is_share(value: Value, axes: Sequence[int]) -> bool:
         return False
     whole = dropped(total, axes)
     return whole.operation == Reduce("sum", tuple(axes)) and whole.operands[0] is e
-
-
-def is_below_its_maximum(value: Value) -> bool:
-    """Whether the Value is x - max(x), over whichever axes: nowhere positive."""
-    x, peak = inside(value, "subtract") or (None, None)
-    if x is None or peak is None or not isinstance(peak.operation, Broadcast):
-        return False
-    along = [axis for axis in peak.operation.axes if x.shape[axis] != 1]
-    top = peak.operands[0]
-    while isinstance(top.operation, StopGradient | Reshape | Broadcast) and top.operands[0].size == top.size:
-        top = top.operands[0]
-    if not isinstance(top.operation, Reduce) or top.operation.kind != "max" or top.operands[0] is not x:
-        return False
-    return along == [axis for axis in without(top.operation.axes, x.shape) if x.shape[axis] != 1]
 
 
 def squeezed(x: Value) -> Value:

@@ -11,13 +11,13 @@ from math import prod
 from gradc import types
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Cast, Input, Iota, Reshape, broadcast_to, cast, constant, constant_of
+from gradc.ranges import interval_of
 from gradc.rewrites.matching import (
     Factor,
     built,
     dropped,
     factors,
     inside,
-    is_below_its_maximum,
     is_constant_along,
     is_deviation,
     is_share,
@@ -260,7 +260,7 @@ def divisors_leave_rounded_contraction(value: Value) -> Value | None:
         rest, steps = factors(rounded.operands[0], summed, False)
         if rest is None or rest.dtype != types.float32 or not steps or any(name != "divide" for name, _ in steps):
             continue
-        if value.dtype != types.bfloat16 and not _is_at_most_one(rest):
+        if value.dtype != types.bfloat16 and not 0 <= interval_of(rest).low <= interval_of(rest).high <= 1:
             continue
         own = [operation.out.index(label) for label in labels if label in operation.out]
         spread_steps = [(name, None if other is None else spread(other, value.shape, own)) for name, other in steps]
@@ -268,14 +268,6 @@ def divisors_leave_rounded_contraction(value: Value) -> Value | None:
         product = apply(operation, *((x, value.operands[1]) if side == 0 else (value.operands[0], x)))
         return cast(put_together(cast(product, types.float32), spread_steps), value.dtype)
     return None
-
-
-def _is_at_most_one(value: Value) -> bool:
-    """Whether a Value is exp(x - max(x)), or that or 0."""
-    if (operands := inside(value, "where")) and constant_of(operands[2]) == 0:
-        value = operands[1]
-    power = inside(value, "exp")
-    return power is not None and is_below_its_maximum(power[0])
 
 
 def _is_light(step: Factor) -> bool:
