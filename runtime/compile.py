@@ -73,7 +73,8 @@ class Compiled(Generic[P, R]):
             if is_traced((args, kwargs)):  # part of the program that is being traced, to which arrays are what they are to its own
                 positions, names = self._static.positions, self._static.names
                 traced = (x if i in positions else run_primals(x) for i, x in enumerate(args))
-                return self.function(*traced, **{name: x if name in names else run_primals(x) for name, x in kwargs.items()})
+                named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}
+                return self.function(*traced, **named)  # type: ignore[arg-type]
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)

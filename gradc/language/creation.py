@@ -150,7 +150,7 @@ def arange(start: float, /, stop: float | None = None, step: float = 1, *, dtype
     whole = all(isinstance(x, int) for x in (start, stop, step))
     kind = types.as_dtype(dtype if dtype is not None else "int64" if whole else "float32")
     if whole:
-        return _ramp(start, step, len(range(start, stop, step)), kind)  # type: ignore[arg-type]
+        return _ramp(start, step, len(range(start, stop, step)), kind)  # type: ignore[call-overload]
     if not isfinite((stop - start) / step):
         raise ShapeError(f"the ends and the step of arange are finite, got {start}, {stop} and {step}")
     return _ramp(start, step, max(0, ceil((stop - start) / step)), kind)
