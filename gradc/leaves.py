@@ -179,8 +179,10 @@ def number_in(value: Scalar, dtype: DType) -> Scalar:
         return bool(value) if dtype == types.bool_ else float(value) if dtype.is_floating else int(value)
     except OverflowError:
         holds = f"{dtype} holds {info.min} to {info.max}" if dtype.is_integer else "Python's floats end at 1.8e308"
-        small = not isinstance(value, int) or value.bit_length() <= 128
-        what = f"the {'integer' if isinstance(value, int) else 'number'} {value if small else f'of {value.bit_length()} bits'}"
+        large = isinstance(value, int) and abs(value) >= 2**128
+        what = (
+            "an integer of more than 128 bits" if large else f"the {'integer' if isinstance(value, int) else 'number'} {value}"
+        )
         raise DTypeError(f"{what} does not fit in {dtype}", advice=f"{holds}: cast to a wider dtype first.") from None
 
 

@@ -70,7 +70,9 @@ class Compiled(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            if is_traced((args, kwargs)):  # part of the program that is being traced, to which arrays are what they are to its own
+            if is_traced(
+                (args, kwargs)
+            ):  # part of the program that is being traced, to which arrays are what they are to its own
                 positions, names = self._static.positions, self._static.names
                 traced = (x if i in positions else run_primals(x) for i, x in enumerate(args))
                 named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}

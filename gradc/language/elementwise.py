@@ -86,7 +86,7 @@ def powered(x: Any, exponent: Any) -> Value:
     value = value_of(x)
     if not is_scalar(exponent) or isinstance(exponent, bool):
         return TABLE["pow"].on_values(value, exponent)
-    if exponent in (1, 2, 3, 4) and (isinstance(exponent, int) or value.dtype.is_floating):
+    if exponent in range(1, 5 if value.dtype.is_floating else 64) and (isinstance(exponent, int) or value.dtype.is_floating):
         return _product_power(value, int(exponent))
     if exponent in _ROOTS and value.dtype.is_floating:
         return TABLE[_ROOTS[exponent]].on_values(value)
@@ -99,9 +99,9 @@ _ROOTS = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
 
 
 def _product_power(x: Value, exponent: int) -> Value:
-    if exponent <= 1:
+    """x^exponent, by squaring."""
+    if exponent == 1:
         return x
-    squared = TABLE["multiply"].on_values(x, x)
-    if exponent == 2:
-        return squared
-    return TABLE["multiply"].on_values(squared, x if exponent == 3 else squared)
+    half = _product_power(x, exponent // 2)
+    squared = TABLE["multiply"].on_values(half, half)
+    return TABLE["multiply"].on_values(squared, x) if exponent % 2 else squared
