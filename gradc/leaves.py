@@ -193,12 +193,28 @@ def make_input(
 
 def constant(value: Scalar, dtype: DType, shape: Shape = ()) -> Value:
     """`value` in `dtype`, filled to `shape`. Integers must fit."""
-    if dtype.is_integer:
-        info = np.iinfo(dtype.numpy)
-        if not info.min <= value <= info.max:
-            raise DTypeError(f"the integer {value} does not fit in {dtype}", advice="Cast the array to a wider dtype first.")
-    converted = bool(value) if dtype == types.bool_ else float(value) if dtype.is_floating else int(value)
+    converted = number_in(value, dtype)
     return broadcast_to(apply(Constant(converted, dtype, repr(converted))), shape)
+
+
+def number_in(value: Scalar, dtype: DType) -> Scalar:
+    """A number as `dtype` has it, as a Python scalar: truncated to integers, rounded to floats only where it is stored.
+
+    Raises DTypeError for a number beyond an integer dtype and for an integer beyond every float.
+    """
+    try:
+        if dtype.is_integer:
+            info = np.iinfo(dtype.numpy)
+            if not info.min <= value <= info.max:
+                raise OverflowError
+        return bool(value) if dtype == types.bool_ else float(value) if dtype.is_floating else int(value)
+    except OverflowError:
+        holds = f"{dtype} holds {info.min} to {info.max}" if dtype.is_integer else "Python's floats end at 1.8e308"
+        large = isinstance(value, int) and abs(value) >= 2**128
+        what = (
+            "an integer of more than 128 bits" if large else f"the {'integer' if isinstance(value, int) else 'number'} {value}"
+        )
+        raise DTypeError(f"{what} does not fit in {dtype}", advice=f"{holds}: cast to a wider dtype first.") from None
 
 
 def constant_of(value: Value) -> Scalar | None:

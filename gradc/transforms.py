@@ -144,7 +144,7 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             if is_traced((args, kwargs)):
-                return inside(*args, **kwargs)
+                return inside(*run_primals(args), **run_primals(kwargs))
             lifted = {number % len(args) for number in chosen} if args else set()
             return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:
@@ -184,8 +184,8 @@ def checked(function: Function, what: str) -> Function:
     return call
 
 
-def run_primals(primals: tuple) -> tuple:
-    """Arrays as Values of the trace that is running."""
+def run_primals(primals: Any) -> Any:
+    """Arrays as Values of the trace that is running, where a function finds what it finds outside of one."""
     return optree.tree_map(lambda leaf: value_of(leaf) if is_dynamic(leaf) else leaf, primals)
 
 

@@ -29,7 +29,7 @@ from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
 from gradc.signature import refuse_misuse, signature_key, static_names
 from gradc.trace import Traced, title_of, trace
-from gradc.transforms import is_traced
+from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
 
 P = ParamSpec("P")
@@ -70,8 +70,13 @@ class Compiled(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            if is_traced((args, kwargs)):
-                return self.function(*args, **kwargs)
+            if is_traced(
+                (args, kwargs)
+            ):  # part of the program that is being traced, to which arrays are what they are to its own
+                positions, names = self._static.positions, self._static.names
+                traced = (x if i in positions else run_primals(x) for i, x in enumerate(args))
+                named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}
+                return self.function(*traced, **named)  # type: ignore[arg-type]
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)

@@ -311,7 +311,7 @@ def scatter_of_one(value: Value) -> Value | None:
     if updates.shape[axis] != 1 or index.shape[axis] != 1 or value.size == 0:
         return None
     place = index = cast(index, types.int64) if index.dtype.itemsize < 4 else index  # every position fits in 32 bits
-    if index.dtype.kind == "int":
+    if index.dtype.family == "int":
         end = constant(size, index.dtype, index.shape)
         place = built("where", built("less", index, constant(0, index.dtype, index.shape)), built("add", index, end), index)
     position = spread(apply(Iota(size, index.dtype)), value.shape, [axis])
