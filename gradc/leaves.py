@@ -15,6 +15,7 @@ import numpy as np
 from gradc import types
 from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.ir import Value, apply
+from gradc.tensors import is_tensor_type, readable
 from gradc.types import DType, Shape
 
 Scalar = bool | int | float
@@ -206,7 +207,7 @@ def is_scalar(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array a user can pass: NumPy's, or a torch tensor (found without importing torch)."""
-    return isinstance(x, np.ndarray | np.generic) or (type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "stride"))
+    return isinstance(x, np.ndarray | np.generic) or is_tensor_type(type(x))
 
 
 def as_value(x: Any) -> Value:
@@ -214,6 +215,8 @@ def as_value(x: Any) -> Value:
     if isinstance(x, Value):
         return x
     if is_array(x):
+        if not isinstance(x, np.ndarray | np.generic):
+            readable([x])
         return apply(Literal(x, tuple(x.shape), types.as_dtype(x.dtype)))
     raise TraceError(
         f"expected an array or a number, got {type(x).__name__}",

@@ -49,7 +49,7 @@ class Executable:
 
     def literals(self) -> list[Any]:
         """What the function closed over, as it is now, row-major."""
-        return [array.contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
+        return [array.resolve_neg().contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
 
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, without anything kept for a backward."""
@@ -142,12 +142,6 @@ def refuse_devices(arrays: Sequence[Any], backend: str) -> None:
     devices = {str(array.device) for array in arrays if hasattr(array, "is_cuda")}
     if len({device for device in devices if device != "cpu"}) > 1:
         raise UnsupportedError(f"the tensors are on {', '.join(sorted(devices))}", advice="Move them to one device.")
-    for array in arrays:
-        if array.is_meta or str(array.layout) != "torch.strided":
-            kind = "a tensor on the meta device" if array.is_meta else f"a tensor of layout {array.layout}"
-            raise UnsupportedError(
-                f"{kind} has no elements in memory to read", advice="Pass a dense one, or a spec to `lower`."
-            )
     if backend == "triton" and not _has_gpu():
         raise UnsupportedError(
             "backend='triton' needs a GPU, and torch finds none", advice="Use backend='interpret' or 'numpy'."
