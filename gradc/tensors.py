@@ -15,7 +15,6 @@ import optree
 from gradc.entry import entry
 from gradc.errors import UnsupportedError
 
-
 _TENSOR_TYPES: dict[Any, bool] = {}
 
 

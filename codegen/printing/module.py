@@ -132,11 +132,15 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
         lines.append(f"    expect({name!r}, {name}, {value.shape}, torch.{dtypes[value].name}, {strides})")
     if function.outputs and inputs and not set(function.outputs) <= set(function.inputs):
         lines.append(f"    device = {inputs[0]}.device")
+    body = []
     for part in lifetimes(function):
-        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in part.made]
-        lines += step_lines(part.step, identifiers)
+        body += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in part.made]
+        body += step_lines(part.step, identifiers)
         gone = [*part.gone, *(view.part for view in _passed_views(function.steps) if view.array in set(part.gone))]
-        lines += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
+        body += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
+    if body:
+        place = inputs[0] if inputs else "torch.empty(0, device=device)"
+        lines += [f"    with torch.cuda.device_of({place}):", *(f"    {line}" for line in body)]
     results = ", ".join(identifiers[v] for v in function.outputs)
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
 
@@ -255,6 +259,8 @@ def wiring_text(
         "",
         "    @staticmethod",
         f"    def backward(ctx, {', '.join(incoming)}):",
+        "        if torch.is_grad_enabled():",
+        f'            raise RuntimeError("{title} cannot be differentiated twice: call backward without create_graph")',
         f"        gradients = backward(*ctx.saved_tensors{given})",
         f"        return {returned}",
         "",
