@@ -30,6 +30,8 @@ EXPECT = '''def expect(name, array, shape, dtype, strides):
         raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {tuple(array.shape)}")
     if array.numel() and any(n > 1 and s != t for n, s, t in zip(shape, array.stride(), strides)):
         raise ValueError(f"{name}: expected strides {strides}, got {array.stride()}")
+    if array.is_neg():
+        raise ValueError(f"{name}: its elements wait for their sign; pass {name}.resolve_neg()")
 '''
 
 
@@ -244,7 +246,7 @@ def wiring_text(
     others = [name for name, value in zip(own, forward.outputs, strict=False) if not value.dtype.is_floating]
     incoming = [f"d_{name}" for name in own]
     arguments = ", ".join(names[value] for value in inputs)
-    given = "".join(f", d_{name}.contiguous()" for name in floating)
+    given = "".join(f", d_{name}.contiguous().resolve_neg()" for name in floating)
     returned = ", ".join(f"gradients[{gradients[value]}]" if value in gradients else "None" for value in inputs)
     lines = [
         f"class {class_name(title)}(torch.autograd.Function):",
