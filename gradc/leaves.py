@@ -17,6 +17,7 @@ from gradc import types
 from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.interval import ARGUMENT, TRUTH, UNKNOWN, Interval
 from gradc.ir import Value, apply
+from gradc.tensors import is_tensor_type, readable
 from gradc.types import DType, Shape
 
 Scalar = bool | int | float
@@ -253,7 +254,7 @@ def is_scalar(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array a user can pass: NumPy's, or a torch tensor (found without importing torch)."""
-    return isinstance(x, np.ndarray | np.generic) or (type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "stride"))
+    return isinstance(x, np.ndarray | np.generic) or is_tensor_type(type(x))
 
 
 def as_value(x: Any) -> Value:
@@ -261,6 +262,8 @@ def as_value(x: Any) -> Value:
     if isinstance(x, Value):
         return x
     if is_array(x):
+        if not isinstance(x, np.ndarray | np.generic):
+            readable([x])
         return apply(Literal(x, tuple(x.shape), types.as_dtype(x.dtype)))
     raise TraceError(
         f"expected an array or a number, got {type(x).__name__}",

@@ -19,6 +19,7 @@ import optree
 from gradc import types
 from gradc.errors import TraceError
 from gradc.ir import Value
+from gradc.tensors import is_tensor_type
 from gradc.types import Spec
 
 NUMPY, TORCH, ABSTRACT, NUMBER, PLAIN, STATIC = range(6)
@@ -125,8 +126,7 @@ def kind_of(kind: type) -> int:
         return NUMPY
     if issubclass(kind, Spec | Value):
         return ABSTRACT
-    from_torch = any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__) and hasattr(kind, "stride")
-    return TORCH if from_torch else STATIC
+    return TORCH if is_tensor_type(kind) else STATIC
 
 
 def is_dynamic(leaf: Any) -> bool:

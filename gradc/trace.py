@@ -15,6 +15,7 @@ from typing import Any
 import optree
 
 from gradc import ir
+from gradc.entry import entry
 from gradc.errors import TraceError
 from gradc.ir import Graph, Value
 from gradc.leaves import as_value, is_array, is_scalar, lift, make_input
@@ -25,6 +26,7 @@ from gradc.types import Spec
 _state = threading.local()
 
 
+@entry
 def tracing() -> bool:
     """Whether this thread is inside a trace, where array functions build Values rather than compute arrays."""
     return getattr(_state, "depth", 0) > 0

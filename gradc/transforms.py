@@ -6,6 +6,7 @@ the graph. Outside, the transformed function is traced and evaluated. They nest 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from operator import index
@@ -15,6 +16,7 @@ import numpy as np
 import optree
 
 from gradc.autodiff import jvp_graph, vjp_graph
+from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import DTypeError, ShapeError, TraceError, UnsupportedError, hide_internals, public
 from gradc.interpret import evaluate
 from gradc.ir import Value, apply
@@ -26,12 +28,14 @@ from gradc.normalise import normal_form_from
 from gradc.signature import is_dynamic
 from gradc.structure import Variable
 from gradc.tangents import zeros_like
+from gradc.tensors import asked
 from gradc.trace import name_values, trace, tracing
 
 Function = Callable[..., Any]
 Argnums = int | Sequence[int]
 
 
+@public
 def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """The gradient of a function that returns a scalar, with respect to the arguments `argnums` (pytrees of floating arrays).
 
@@ -49,6 +53,7 @@ def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Fun
     return gradient
 
 
+@public
 def value_and_grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """Like `grad`, returning (value, gradient), or ((value, auxiliary), gradient) with `has_aux`."""
 
@@ -71,6 +76,7 @@ def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     primals = tuple(arrays_of(primals))
     if not is_traced(primals):
         results, auxiliary = split_auxiliary(run_traced(checked(function, "vjp"), primals, {}), has_aux)
+        primals = copies(primals)
         pullback = staged(lambda cotangent: vjp(function, *run_primals(primals), has_aux=has_aux)[1](cotangent))
         return (results, pullback, auxiliary) if has_aux else (results, pullback)
     variables, marked, restore = differentiated(primals, tuple(range(len(primals))), "vjp")
@@ -111,6 +117,7 @@ def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple
     primals = tuple(arrays_of(primals))
     if not is_traced(primals):
         results, auxiliary = split_auxiliary(run_traced(checked(function, "linearize"), primals, {}), has_aux)
+        primals = copies(primals)
         pushforward = staged(lambda *tangents: linearize(function, *run_primals(primals), has_aux=has_aux)[1](*tangents))
         return (results, pushforward, auxiliary) if has_aux else (results, pushforward)
     variables, marked, _ = differentiated(primals, tuple(range(len(primals))), "linearize")
@@ -128,6 +135,7 @@ def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple
     return (results, push, auxiliary) if has_aux else (results, push)
 
 
+@public
 def stop_gradient(x: Any) -> Any:
     """`x`, a pytree of arrays, as constants to differentiation."""
     return optree.tree_map(_stop_gradient, x)
@@ -140,11 +148,16 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     """
     chosen = argnums if isinstance(argnums, tuple | list) else (argnums,)
 
+    @entry
     @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             if is_traced((args, kwargs)):
                 return inside(*run_primals(args), **run_primals(kwargs))
+            if (answer := asked(call, args, kwargs)) is not NotImplemented:
+                return answer
             lifted = {number % len(args) for number in chosen} if args else set()
             return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:
@@ -154,11 +167,13 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     return call
 
 
+@entry
 def is_traced(arguments: Any) -> bool:
     """Whether a call with these arguments builds Values: within a trace, or given a Value."""
     return tracing() or any(isinstance(leaf, Value) for leaf in optree.tree_leaves(arguments))
 
 
+@entry
 def run_traced(function: Function, args: tuple, kwargs: dict) -> Any:
     """The function's results on arrays, of the arrays' kind: NumPy by the reference, torch tensors as a compiled function runs."""
     arrays = [leaf for leaf in optree.tree_leaves((args, kwargs)) if is_dynamic(leaf)]
@@ -187,6 +202,11 @@ def checked(function: Function, what: str) -> Function:
 def run_primals(primals: Any) -> Any:
     """Arrays as Values of the trace that is running, where a function finds what it finds outside of one."""
     return optree.tree_map(lambda leaf: value_of(leaf) if is_dynamic(leaf) else leaf, primals)
+
+
+def copies(args: Any) -> Any:
+    """The arguments with their arrays as they are now, whatever is written to those later."""
+    return optree.tree_map(lambda x: x.clone() if hasattr(x, "clone") else np.array(x) if is_array(x) else x, args)
 
 
 def arrays_of(args: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import numpy as np
 
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
+from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
@@ -28,6 +30,7 @@ from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
 from gradc.signature import refuse_misuse, signature_key, static_names
+from gradc.tensors import asked, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
@@ -68,19 +71,26 @@ class Compiled(Generic[P, R]):
         self._last: tuple[Any, ...] | None = None
         self._lock = threading.RLock()
 
+    @entry
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
-            if is_traced(
-                (args, kwargs)
-            ):  # part of the program that is being traced, to which arrays are what they are to its own
-                positions, names = self._static.positions, self._static.names
-                traced = (x if i in positions else run_primals(x) for i, x in enumerate(args))
-                named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}
-                return self.function(*traced, **named)  # type: ignore[arg-type]
+            if is_traced((args, kwargs)):
+                return self._inlined(args, kwargs)
+            if (answer := asked(self, args, kwargs)) is not NotImplemented:
+                return answer
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)
             raise
+
+    def _inlined(self, args: tuple, kwargs: dict) -> R:
+        """The function as a part of the program that is being traced, to which arrays are what they are to its own."""
+        positions, names = self._static.positions, self._static.names
+        given = (x if i in positions else run_primals(x) for i, x in enumerate(args))
+        named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}
+        return self.function(*given, **named)  # type: ignore[arg-type]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
@@ -89,7 +99,9 @@ class Compiled(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"
 
+    @entry
     def _run(self, args: tuple, kwargs: dict) -> Any:
+        args, kwargs = with_readable_tensors(args, kwargs)
         key, arrays = signature_key(args, kwargs, self._static)
         refuse_specs(arrays)
         backend = resolve_backend(self.options.backend, arrays)
@@ -153,6 +165,7 @@ def refuse_specs(arrays: Sequence[Any]) -> None:
 
 def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
     """The function's results, traced for this one call; a transform called on arrays ends here."""
+    args, kwargs = with_readable_tensors(args, kwargs)
     _, arrays = signature_key(args, kwargs)
     refuse_specs(arrays)
     traced, graph = program_of(function, args, kwargs)
@@ -202,12 +215,12 @@ def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
     executable = prepared.executable
     arrays = [*arrays, *executable.literals()]
     tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
+    readable(tensors)
     refuse_devices(tensors, executable.backend)
     if not tensors:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
     from gradc.runtime import tape
 
-    tape.refuse_transforms_of_torch()
     if tape.wants_tape(arrays):
         return prepared.traced.results(tape.recorded(executable, arrays))
     from gradc.runtime.execute import to_torch
