@@ -206,7 +206,14 @@ def is_scalar(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array a user can pass: NumPy's, or a torch tensor (found without importing torch)."""
-    return isinstance(x, np.ndarray | np.generic) or (type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "stride"))
+    return isinstance(x, np.ndarray | np.generic) or is_array_kind(type(x))
+
+
+def is_array_kind(kind: type) -> bool:
+    """Whether objects of a type are arrays."""
+    module: object = kind.__module__  # a descriptor in some of Cython's types
+    from_torch = isinstance(module, str) and module.partition(".")[0] == "torch"
+    return issubclass(kind, np.ndarray | np.generic) or (from_torch and hasattr(kind, "stride"))
 
 
 def as_value(x: Any) -> Value:

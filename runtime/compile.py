@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import numpy as np
@@ -27,7 +26,7 @@ from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import refuse_misuse, signature_key, static_names
+from gradc.signature import refuse_misuse, signature_key, static_names, static_objects
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced
 from gradc.types import Spec
@@ -92,8 +91,7 @@ class Compiled(Generic[P, R]):
         return results_of(prepared, arrays)
 
     def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
-        objects = [x for x in (*args, *kwargs.values()) if _is_known_by_address(x)]
-        outside, held, self._names = closed_over(self.function, objects, self._names)
+        outside, held, self._names = closed_over(self.function, static_objects(key), self._names)
         full = (key, backend, outside)
         prepared = self._programs.get(full)
         if prepared is None:
@@ -132,12 +130,6 @@ class Compiled(Generic[P, R]):
         budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)
-
-
-def _is_known_by_address(x: Any) -> bool:
-    """Whether an argument is an object whose hash says nothing of its attributes, or a bound method of one."""
-    by_address: Any = object.__hash__
-    return (type(x).__hash__ is by_address and x is not None) or isinstance(x, MethodType)
 
 
 def refuse_specs(arrays: Sequence[Any]) -> None:
