@@ -96,12 +96,12 @@ def recording_names() -> Iterator[int]:
             yield start
         return
     recorder = NameRecorder(sys._getframe(2))
-    ir.listeners.append(recorder)
+    ir.thread.listeners.append(recorder)
     try:
         with tracing_scope():
             yield start
     finally:
-        ir.listeners.remove(recorder)
+        ir.thread.listeners.remove(recorder)
         recorder.finish()
 
 
