@@ -23,8 +23,22 @@ from typing import Any
 
 from gradc.errors import is_internal
 from gradc.runtime.ambient import ambient, ambient_names
-from gradc.runtime.kinds import EXACT, LISTS, MAPPINGS, PLAIN, VIEWS, Kind, is_library, is_sealed, kind_of, root_of
+from gradc.runtime.kinds import (
+    ATTRIBUTES,
+    EXACT,
+    LISTS,
+    MAPPINGS,
+    PLAIN,
+    VALUE,
+    VIEWS,
+    Kind,
+    is_library,
+    is_sealed,
+    kind_of,
+    root_of,
+)
 from gradc.runtime.lookups import EVERY_ATTRIBUTE, EVERY_GLOBAL, EVERY_MODULE, WORD, Names, lookups_in
+from gradc.signature import hashes
 
 DEPTH = 32  # of attributes of attributes, and of containers in containers
 WORK = 20_000  # objects that one walk visits
@@ -215,10 +229,16 @@ class _Search:
         elif issubclass(kind, MAPPINGS):
             held = self._entries(value, depth)
         else:
-            held = self._address(value), bytes(memoryview(value)) if sort.is_buffer else None
+            held = self._itself(value, sort), bytes(memoryview(value)) if sort.is_buffer else None
         if sort.hidden and sort.is_hidden(value):
             self._miss(sort.hidden)
         return held, self.key(kind), self._attributes(value, sort, depth)
+
+    def _itself(self, value: Any, sort: Kind) -> Hashable:
+        """An object by its value, where its class compares so; where that class is the user's, its attributes say it."""
+        if sort.equality == VALUE and hashes(value):
+            return value
+        return None if sort.equality == ATTRIBUTES else self._address(value)
 
     def _opened(self, module: ModuleType, depth: int) -> Hashable:
         if is_sealed(module.__name__):

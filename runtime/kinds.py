@@ -17,7 +17,15 @@ from enum import Enum
 from functools import cache, lru_cache, partial, partialmethod
 from operator import attrgetter, methodcaller
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType, MethodWrapperType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
 from gradc.leaves import is_array_kind
@@ -26,6 +34,8 @@ LIBRARIES = frozenset(("gradc", "jax", "ml_dtypes", "numpy", "optree", "scipy", 
 INSTALLED = frozenset(("site-packages", "dist-packages"))
 PLAIN_BASES = frozenset(("abc", "builtins", "collections.abc", "typing"))  # of the standard library, keeping nothing
 COMPUTING = ("__contains__", "__getattr__", "__getattribute__", "__getitem__", "__iter__")  # reading what is not named
+
+ADDRESS, VALUE, ATTRIBUTES = "address", "value", "attributes"
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), slice, range)
 EXACT = frozenset((bool, int, float, str, type(None)))
@@ -44,7 +54,7 @@ class Kind:
     """What of an object counts. `slots` are its descriptors by name; a stand-in is read through, to what it calls or refers to.
 
     `is_whole`: every attribute, since methods that are not followed read them; `is_open`: every one that a computed name may
-    mean; `is_standard`: those of plain values. `hidden` says what of it cannot be followed.
+    mean; `is_standard`: those of plain values. `equality`: what two equal ones have in common. `hidden` says what of it cannot be followed.
     """
 
     is_plain: bool
@@ -55,6 +65,7 @@ class Kind:
     is_open: bool
     is_whole: bool
     is_buffer: bool
+    equality: str
     hidden: str
     slots: tuple[tuple[str, Any], ...]
 
@@ -76,7 +87,8 @@ def kind_of(kind: type, home: str) -> Kind:
         is_standard=standard,
         is_open=not library or kind.__name__ in ("SimpleNamespace", "Namespace"),
         is_whole=any(_computes(base, home) for base in kind.__mro__) or issubclass(kind, Enum),
-        is_buffer=any(base.__module__ in ("array", "_ctypes") or base in (bytearray, memoryview) for base in kind.__mro__),
+        is_buffer=_is_buffer(kind),
+        equality=ADDRESS if _is_buffer(kind) else _equality(kind, home),
         hidden=_hidden(kind) if library else "",
         slots=tuple((name, slot) for base in kind.__mro__ for name, slot in vars(base).items() if _is_slot(name, slot)),
     )
@@ -87,6 +99,19 @@ def _computes(base: type, home: str) -> bool:
     if not is_library(base.__module__, home) or base.__module__ in PLAIN_BASES or root_of(base.__module__) in LIBRARIES:
         return False
     return any(isinstance(vars(base).get(name), FunctionType) for name in COMPUTING)
+
+
+def _is_buffer(kind: type) -> bool:
+    """Whether objects are bytes that may change."""
+    return any(base.__module__ in ("array", "_ctypes") or base in (bytearray, memoryview) for base in kind.__mro__)
+
+
+def _equality(kind: type, home: str) -> str:
+    """Who says when two objects are equal: nobody (then they are the same object), a library, or the user."""
+    owner = next(base for base in kind.__mro__ if "__hash__" in vars(base))
+    if owner is object or not isinstance(vars(owner)["__hash__"], FunctionType | WrapperDescriptorType):
+        return ADDRESS
+    return VALUE if is_library(owner.__module__, home) else ATTRIBUTES
 
 
 def _hidden(kind: type) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import ctypes
+import dataclasses
 import datetime
 import decimal
 import fractions
@@ -259,6 +260,43 @@ def test_a_walk_is_bounded(visits, monkeypatch):
     visits[0] = 0
     closed_over(lambda x: numbers)
     assert visits[0] < 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Equal:
+    scale: float
+    rest: tuple = ()
+
+
+class Price(decimal.Decimal):
+    pass
+
+
+@pytest.mark.parametrize("make", [lambda: Equal(2.0, (1,)), lambda: Price("2.0"), lambda: fractions.Fraction(2), lambda: (2.0,),
+                                  lambda: outside.Named()], ids=["dataclass", "subclass", "fraction", "tuple", "named"])  # fmt: skip
+def test_equal_objects_share_a_program(make):
+    held = make()
+    f, g = gradc.compile(lambda x: x * 2 if held else x), gradc.compile(lambda x, held: x * 2 if held else x)
+    for _ in range(2):
+        f(X)
+        g(X, make())
+        held = make()
+    assert len(f._programs) == len(g._programs) == 1
+
+
+@pytest.mark.parametrize(
+    "values", [(Equal(2.0), Equal(3.0)), (Price(2), Price(3)), (fractions.Fraction(2), fractions.Fraction(3))]
+)
+def test_unequal_objects_do_not(values):
+    held = values[0]
+    f, g = (
+        gradc.compile(lambda x: x * float(getattr(held, "scale", held))),
+        gradc.compile(lambda x, held: x * float(getattr(held, "scale", held))),
+    )
+    for held in values:
+        scale = float(getattr(held, "scale", held))
+        np.testing.assert_array_equal(f(X), scale * X)
+        np.testing.assert_array_equal(g(X, held), scale * X)
 
 
 def draws():
