@@ -138,12 +138,16 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     chosen = argnums if isinstance(argnums, tuple | list) else (argnums,)
 
     @wraps(like or inside)
+    def program(*args: Any, **kwargs: Any) -> Any:  # `call` would hold itself, and what it closes over until it is collected
+        return inside(*args, **kwargs)
+
+    @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             if is_traced((args, kwargs)):
                 return inside(*args, **kwargs)
             lifted = {number % len(args) for number in chosen} if args else set()
-            return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
+            return run_traced(program, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:
             hide_internals(error)
             raise
