@@ -280,7 +280,8 @@ def test_arrays_of_another_trace_are_refused():
     def second(x):
         return x + kept[0]
 
-    trace(first, (X,))
+    with pytest.raises(TraceError, match=r"left in kept\[0\]"):
+        trace(first, (X,))
     with pytest.raises(TraceError, match="array of another trace") as info:
         trace(second, (X,))
     assert "return x + kept[0]" in str(info.value)
