@@ -174,10 +174,9 @@ class _Search:
     def _cells(self, function: FunctionType) -> Hashable:
         if not function.__closure__:
             return ()
-        names = function.__code__.co_freevars
-        return tuple(
-            [self._placed(function.__code__, *entry) for entry in zip(names, map(_content, function.__closure__), strict=True)]
-        )
+        code = function.__code__
+        cells = zip(code.co_freevars, map(_content, function.__closure__), strict=True)
+        return tuple([(name, self._placed(code, name, content)) for name, content in cells])
 
     def _placed(self, code: CodeType, name: str, value: Any) -> Hashable:
         before, self.place = self.place, (code, name)

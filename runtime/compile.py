@@ -20,9 +20,10 @@ from gradc.codegen.lower import lower_graph, lower_pair
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
-from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
+from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change, unfollowed
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
+from gradc.runtime.frozen import warn_of_changes, warn_of_unfollowed, watched
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
@@ -65,6 +66,7 @@ class Compiled(Generic[P, R]):
         self._programs: dict[Hashable, Prepared] = {}
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
+        self._changes = 0  # traces in a row that changed what the function reads
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -100,12 +102,22 @@ class Compiled(Generic[P, R]):
                 if prepared is None:
                     if self._last is not None:
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
-                    traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-                    prepared = self._programs[full] = Prepared(
-                        traced, Executable(graph, backend, self.options.memory_budget, self.options.deterministic), held
-                    )
+                    with watched(self.function, held):
+                        traced = traced_function(self.function, args, kwargs, self.options.static_argnames)
+                    self._warn_of_outside(key, outside)
+                    executable = Executable(normalised(traced), backend, self.options.memory_budget, self.options.deterministic)
+                    prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
         return prepared
+
+    def _warn_of_outside(self, key: Hashable, before: Hashable) -> None:
+        """Says what of all that the function refers to cannot be followed, and what it changes itself, twice in a row."""
+        objects = static_objects(key)
+        warn_of_unfollowed(unfollowed(self.function, objects, self._names), self.function)
+        now = closed_over(self.function, objects, self._names)[0]
+        self._changes = self._changes + 1 if now != before else 0
+        if self._changes == 2:  # once, it may have been a cache that is filled
+            warn_of_changes(before, now, self.function)
 
     @public
     def lower(
@@ -148,12 +160,21 @@ def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
 
 def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[str] = ()) -> tuple[Traced, Graph]:
     """The traced function and its normalised graph."""
+    traced = traced_function(function, args, kwargs, static)
+    return traced, normalised(traced)
+
+
+def traced_function(function: Callable, args: tuple, kwargs: dict, static: Sequence[str]) -> Traced:
     refuse_misuse(function, args, kwargs)
     traced = trace(function, args, kwargs, static)
     log("ir", str(traced.graph))
+    return traced
+
+
+def normalised(traced: Traced) -> Graph:
     graph = normalise(traced.graph, "before")
     log("ir", f"normalised\n{graph}")
-    return traced, graph
+    return graph
 
 
 def lowered(graph: Graph, wrt: int | Sequence[int] | None, device: Device = H200, budget: int | None = None) -> Lowered:
@@ -262,8 +283,10 @@ def compile(
     need be. Without one, no intermediate is stored that is large beside what it is made from and what it gives.
 
     What the function reads besides its arguments may change between calls: arrays are read, and differentiated on torch's
-    tape, at every call; other numbers, functions and attributes that it names make another program. Only a number taken out of
-    an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it was: pass it as an argument.
+    tape, at every call; other numbers, functions, containers and attributes that it names, the environment and context variables make
+    another program. A number taken out of an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it
+    was: pass it as an argument. So does what it draws, reads or takes from an iterator while tracing (`random`, `time`, files), of
+    which a FrozenWarning tells.
 
     Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet; when first
     called, for a budget that is too small, with the least that is possible.
