@@ -102,7 +102,7 @@ class Compiled(Generic[P, R]):
                 if prepared is None:
                     if self._last is not None:
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
-                    with watched(self.function, held):
+                    with watched(self.function, held, self._names):
                         traced = traced_function(self.function, args, kwargs, self.options.static_argnames)
                     self._warn_of_outside(key, outside)
                     executable = Executable(normalised(traced), backend, self.options.memory_budget, self.options.deterministic)

@@ -14,17 +14,22 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType, FrameType
+from types import BuiltinFunctionType, CodeType, FrameType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from gradc.errors import LIBRARIES, FrozenWarning, is_internal
 from gradc.runtime.closure import Unfollowed
-from gradc.runtime.kinds import is_library, root_of
+from gradc.runtime.kinds import is_installed, is_library, root_of
+
+
+def _public(kind: type) -> frozenset[str]:
+    return frozenset(name for name in dir(kind) if not name.startswith("_"))
+
 
 TIME = "Pass the time as an argument."
 RANDOM = "Draw with gradc.random from a key that is an argument, or pass the numbers as an argument."
@@ -35,18 +40,25 @@ CLOCKS = (
     datetime.datetime.now, datetime.datetime.utcnow, datetime.datetime.today, datetime.date.today,
 )  # fmt: skip
 WATCHED: dict[Any, str] = {**dict.fromkeys(CLOCKS, TIME), os.urandom: RANDOM, builtins.open: READ, builtins.input: READ}
-DRAWS = frozenset((
-    "random", "getrandbits", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "normal",
-    "bernoulli", "multinomial", "poisson", "dropout", "dropout_", "alpha_dropout", "native_dropout", "normal_", "uniform_",
-    "random_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_", "rrelu", "rrelu_",
-))  # fmt: skip
-NAMES = DRAWS | {function.__name__ for function in WATCHED}
-NO_DRAWS = frozenset(("bit_generator", "get_state", "seed", "set_state", "spawn"))  # of NumPy's generators
+NAMES = frozenset(function.__name__ for function in WATCHED)
+LEADING = frozenset((
+    "open", "input", "urandom", "read_text", "read_bytes", "load", "loadtxt", "genfromtxt", "default_rng", "RandomState",
+    "SeedSequence", "SystemRandom",
+))  # fmt: skip  # names by which code reaches what is watched, beside those of MODULES
+MODULES = frozenset(("time", "datetime", "uuid", "secrets"))
+DRAWS = {
+    "random": _public(random.Random),
+    "numpy": _public(np.random.Generator) | _public(np.random.RandomState),
+    "torch": frozenset((
+        "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "normal", "bernoulli", "multinomial",
+        "poisson", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "gumbel_softmax", "rrelu",
+        "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_", "trunc_normal_",
+        "xavier_normal_", "xavier_uniform_", "kaiming_normal_", "kaiming_uniform_", "orthogonal_", "sparse_",
+    )),
+}  # fmt: skip
 STANDARD = os.path.dirname(os.__file__) + os.sep
 GO_BETWEENS = frozenset(("random.py", "uuid.py", "secrets.py", "datetime.py", "_pydatetime.py", "pathlib.py", "codecs.py"))
 STORES = ("STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF", "STORE_NAME")
-
-Globals = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Generator:
-    """A random generator: its library, what to call it, and its state. `own`: the function holds it, not the whole process."""
+    """A random generator: its library, what to call it, and its state. `own`: the function holds it, not only the process."""
 
     library: str
     name: str
@@ -68,69 +80,71 @@ class Generator:
 
 
 @contextmanager
-def watched(function: Any, held: Iterable[Any] = ()) -> Iterator[None]:
-    """A trace of `function`; warns at its end of what it drew or read that the program keeps. `held` are objects it refers to."""
+def watched(function: Any, held: Sequence[Any] = (), names: Container[str] = ()) -> Iterator[None]:
+    """A trace of `function`; warns at its end of what it drew or read that the program keeps.
+
+    `held` are the objects it refers to, `names` what its code looks up. Numbers of a generator of the process count only where the
+    code names a function that draws: another thread may have drawn them.
+    """
     watch = _Watch(root_of(getattr(function, "__module__", "")))
     generators = [(generator, generator.state()) for generator in _generators(held)]
-    others = sys.getprofile()
-    if others is None:  # somebody who profiles gets no lines, and no warning of a clock
+    hooked = sys.getprofile() is None and _may_call(held, names)  # the hook makes a trace several times as slow
+    if hooked:
         sys.setprofile(watch)
     try:
         yield
     finally:
-        if others is None:
+        if hooked:
             sys.setprofile(None)
     for (place, name), advice in watch.calls.items():
         _warn(place, f"{name} is called while tracing, and its result is part of the program: later calls see the same", advice)
     for generator, before in generators:
-        drawn = watch.drawn(generator.library) or (_start(function) if generator.own else None)
-        if drawn is not None and generator.state() != before:
+        if generator.state() != before and (drawn := _drawn(generator, function, held)):
             what = f"numbers of {generator.name} are drawn while tracing, and are part of the program: later calls see the same"
             _warn(drawn, what, RANDOM)
 
 
 class _Watch:
-    """A profile function: collects calls of clocks and the like, and the code that runs. `home` is the package of the function."""
+    """A profile function: collects calls of clocks and the like. `home` is the package of the function."""
 
     def __init__(self, home: str):
         self.home = home
         self.calls: dict[tuple[Place, str], str] = {}
-        self.draws: dict[str, Place] = {}
-        self.codes: dict[int, tuple[CodeType, Globals]] = {}  # by address, as hashing code is slow
 
     def __call__(self, frame: FrameType, event: str, function: Any) -> None:
-        if event == "call":
-            self.codes[id(frame.f_code)] = frame.f_code, frame.f_globals
-        elif event == "c_call" and function.__name__ in NAMES:
-            self._called(frame, function)
+        if event == "c_call" and function.__name__ in NAMES and function in WATCHED:
+            caller = _users(frame, self.home)
+            if caller is not None:
+                self.calls[Place(caller.f_code.co_filename, caller.f_lineno), _name_of(function)] = WATCHED[function]
 
-    def _called(self, frame: FrameType, function: Any) -> None:
-        caller = _users(frame, self.home)
-        if caller is None:
-            return
-        place, owner = Place(caller.f_code.co_filename, caller.f_lineno), getattr(function, "__self__", None)
-        if function in WATCHED:
-            self.calls[place, _name_of(function)] = WATCHED[function]
-        elif function.__name__ in DRAWS:
-            kind = owner if isinstance(owner, type) else type(owner)
-            home = function.__module__ if owner is None else kind.__module__
-            self.draws.setdefault("random" if issubclass(kind, random.Random) else root_of(home), place)
 
-    def drawn(self, library: str) -> Place | None:
-        """Where numbers of a library were drawn. NumPy's functions are not seen when called, so their names are searched for."""
-        if library != "numpy":
-            return self.draws.get(library)
-        names = {*dir(np.random.Generator), *dir(np.random.RandomState)} - NO_DRAWS
-        for code, store in self.codes.values():
-            if not is_internal(code.co_filename) and not is_library(store.get("__name__"), self.home):
-                aliases = {
-                    name
-                    for name in code.co_names
-                    if isinstance(_owner(store.get(name)), np.random.Generator | np.random.RandomState)
-                }
-                if place := _line(code, {name for name in names if name[0] != "_"} | aliases, ("LOAD",)):
-                    return place
-        return None
+def _may_call(held: Iterable[Any], names: Container[str]) -> bool:
+    """Whether a function that refers to the objects `held` may call what is watched."""
+    if any(name in names for name in LEADING):
+        return True
+    for x in held:
+        kind = type(x)
+        if (kind is ModuleType and x.__name__ in MODULES) or (kind is type and x.__module__ == "datetime"):
+            return True
+        if (kind is CodeType and os.path.basename(x.co_filename) in GO_BETWEENS) or (
+            kind is BuiltinFunctionType and x in WATCHED
+        ):
+            return True
+    return False
+
+
+def _drawn(generator: Generator, function: Any, held: Iterable[Any]) -> Place | None:
+    """Where the code of the function, or of one it refers to, names a function that draws."""
+    codes = [code for code in held if isinstance(code, CodeType) and _is_users(code, function)]
+    lines = (_line(code, DRAWS[generator.library], ("LOAD",)) for code in codes)
+    return next((place for place in lines if place), _start(function) if generator.own else None)
+
+
+def _is_users(code: CodeType, function: Any) -> bool:
+    own, file = _code_of(function), code.co_filename
+    if is_internal(file) or file.startswith(STANDARD):
+        return False
+    return not is_installed(file) or (own is not None and is_installed(own.co_filename))
 
 
 def _users(frame: FrameType | None, home: str) -> FrameType | None:
@@ -227,10 +241,6 @@ def _name_of(function: Any) -> str:
         if module in ("builtins", "io", "_io")
         else f"{module.replace('posix', 'os')}.{function.__name__}()"
     )
-
-
-def _owner(x: Any) -> Any:
-    return getattr(x, "__self__", None) if callable(x) else None
 
 
 def _code_of(function: Any) -> CodeType | None:

@@ -143,11 +143,17 @@ def is_sealed(module: Any) -> bool:
 def is_library(module: Any, home: str = "") -> bool:
     """Whether functions and classes of a module are taken to stay as they are: it is installed, and not part of `home`."""
     root = root_of(module)
-    return is_sealed(root) or (root != home and _is_installed(root))
+    return is_sealed(root) or (root != home and _is_in_packages(root))
 
 
 @cache
-def _is_installed(root: str) -> bool:
+def _is_in_packages(root: str) -> bool:
     module = sys.modules.get(root)
     places = (getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ()))
-    return any(place and not INSTALLED.isdisjoint(Path(place).parts) for place in places)
+    return any(place and is_installed(place) for place in places)
+
+
+@lru_cache(maxsize=4096)
+def is_installed(file: str) -> bool:
+    """Whether a file lies among installed packages."""
+    return not INSTALLED.isdisjoint(Path(file).parts)
