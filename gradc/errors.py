@@ -157,6 +157,10 @@ class VerificationError(GradcError, AssertionError):
     """A derivative or an emitted kernel that was shown to be wrong."""
 
 
+class FrozenWarning(UserWarning):
+    """The function read something that later calls will not read again: they see what it was when the program was made."""
+
+
 def hide_internals(error: BaseException) -> None:
     """Takes gradc's own frames out of the error's traceback, unless GRADC_DEBUG is set. Call it, then `raise` bare:
 

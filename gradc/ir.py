@@ -6,6 +6,7 @@ knows any operation; transformations make new Values and never change old ones.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,31 +96,36 @@ class Value:
         return f"<{self.name or self.operation.name} {self.dtype.short}[{','.join(map(str, self.shape))}]>"
 
 
-_context: list[tuple[Source | None, str]] = []
+class _Thread(threading.local):
+    """What is in force in the thread that builds Values: whose line they carry, and who is told of each."""
+
+    def __init__(self) -> None:
+        self.context: list[tuple[Source | None, str]] = []
+        self.listeners: list[Callable[[Value], None]] = []
+
+
+thread = _Thread()
 
 
 @contextmanager
 def on_behalf_of(value: Value, note: str = "") -> Iterator[None]:
     """Values made inside carry `value`'s source line (a derivative belongs to the line it differentiates) and `note`."""
-    _context.append((value.source, note))
+    thread.context.append((value.source, note))
     try:
         yield
     finally:
-        _context.pop()
+        thread.context.pop()
 
 
 def apply(operation: Any, *operands: Value) -> Value:
     """The Value of an operation on operands, after its shape rule has accepted them."""
     shape, dtype = operation.result(*operands)
-    source, note = _context[-1] if _context else (user_source(), "")
+    source, note = thread.context[-1] if thread.context else (user_source(), "")
     value = Value(operation, operands, shape, dtype, source)
     value.note = note
-    for listener in listeners:
+    for listener in thread.listeners:
         listener(value)
     return value
-
-
-listeners: list[Callable[[Value], None]] = []
 
 
 @dataclass(frozen=True, eq=False)

@@ -254,7 +254,12 @@ def is_scalar(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array a user can pass: NumPy's, or a torch tensor (found without importing torch)."""
-    return isinstance(x, np.ndarray | np.generic) or is_tensor_type(type(x))
+    return is_array_kind(type(x))
+
+
+def is_array_kind(kind: type) -> bool:
+    """Whether objects of a type are arrays."""
+    return issubclass(kind, np.ndarray | np.generic) or is_tensor_type(kind)
 
 
 def as_value(x: Any) -> Value:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from threading import get_ident
 from types import FrameType
 
 from gradc.errors import is_internal
@@ -21,16 +20,13 @@ READABLE = (FOLDER + "nn" + os.sep, FOLDER + "optim.py", FOLDER + "random.py", F
 
 
 class NameRecorder:
-    """A listener of `ir.apply` for one thread, from the frame `root` (which is not looked at) inward."""
+    """A listener of `ir.apply`, from the frame `root` (which is not looked at) inward."""
 
     def __init__(self, root: FrameType):
         self.root = root
-        self.thread = get_ident()
         self.seen: dict[FrameType, _Progress] = {}
 
     def __call__(self, value: Value) -> None:
-        if get_ident() != self.thread:
-            return
         frame: FrameType | None = sys._getframe(2)
         entered = True
         while frame is not None and frame is not self.root:

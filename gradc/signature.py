@@ -120,6 +120,12 @@ def signature_key(args: tuple, kwargs: dict, static: StaticNames = NOTHING_STATI
     return tuple(key), arrays
 
 
+def static_objects(key: Hashable) -> list[Any]:
+    """The static leaves of a `signature_key` that are neither numbers nor text: what they refer to may change."""
+    leaves = [part[1] for part in key[1:] if len(part) == 2 and _KINDS.get(part[0]) == STATIC]  # type: ignore[index]
+    return [leaf.what if isinstance(leaf, Static) else leaf for leaf in leaves]
+
+
 def kind_of(kind: type) -> int:
     """How leaves of a Python type are treated."""
     if issubclass(kind, np.ndarray | np.generic):

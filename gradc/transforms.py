@@ -150,6 +150,10 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
 
     @entry
     @wraps(like or inside)
+    def program(*args: Any, **kwargs: Any) -> Any:  # `call` would hold itself, and what it closes over until it is collected
+        return inside(*args, **kwargs)
+
+    @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         if UNTOLD and "torch" in sys.modules:
             tell_torch()
@@ -159,7 +163,7 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
             if (answer := asked(call, args, kwargs)) is not NotImplemented:
                 return answer
             lifted = {number % len(args) for number in chosen} if args else set()
-            return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
+            return run_traced(program, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:
             hide_internals(error)
             raise
