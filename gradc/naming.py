@@ -83,7 +83,7 @@ class _Progress:
         if frame.f_locals is frame.f_globals:
             return
         for name, x in frame.f_locals.items():
-            if type(x) is Value and x.name is None and x not in self.given and not name.startswith(("_", ".")):
+            if type(x) is Value and x.name is None and x not in self.given and name.isidentifier() and name[0] != "_":
                 x.name = name
 
 

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optree
 
 from gradc import ir
-from gradc.errors import TraceError
+from gradc.errors import TraceError, printable
 from gradc.ir import Graph, Value
 from gradc.leaves import as_value, is_array, is_scalar, lift, make_input
 from gradc.naming import NameRecorder
@@ -114,7 +115,7 @@ def flat_results(result: Any) -> tuple[tuple[Value, ...], optree.PyTreeSpec, lis
     paths, leaves, tree = optree.tree_flatten_with_path(result)
     for path, leaf in zip(paths, leaves, strict=True):
         if not (isinstance(leaf, Value) or is_array(leaf) or is_scalar(leaf)):
-            place = f" at {'.'.join(map(str, path))} of its result" if path else ""
+            place = f" at {printable('.'.join(map(str, path)))} of its result" if path else ""
             raise TraceError(
                 f"the function returned a {type(leaf).__name__}{place}, which is not an array",
                 advice="Return arrays and numbers, in tuples, lists or dicts as you like.",
@@ -140,10 +141,10 @@ def name_outputs(outputs: Sequence[Value], places: Sequence[tuple], inputs: set[
 
 def title_of(function: Any) -> str:
     """The function's name as an identifier; `function` for a lambda."""
-    while hasattr(function, "func"):
+    while isinstance(function, partial):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
-    return "function" if name == "<lambda>" else identifier(name)
+    return "function" if name == "<lambda>" else identifier(str(name))
 
 
 def refuse_leaks(graph: Graph, start: int) -> None:
