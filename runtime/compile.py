@@ -27,7 +27,7 @@ from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import refuse_misuse, signature_key, static_names
+from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced
 from gradc.types import Spec
@@ -68,7 +68,7 @@ class Compiled(Generic[P, R]):
         self._last: tuple[Any, ...] | None = None
         self._lock = threading.RLock()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             if is_traced((args, kwargs)):
                 return self.function(*args, **kwargs)
@@ -112,6 +112,7 @@ class Compiled(Generic[P, R]):
     @public
     def lower(
         self,
+        /,
         *args: Any,
         wrt: int | Sequence[int] | None = None,
         device: str | Device | None = None,
@@ -127,6 +128,8 @@ class Compiled(Generic[P, R]):
         and as they were there unless told. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device
         without figures and a budget that is too small.
         """
+        options = {"wrt": wrt, "device": device, "deterministic": deterministic, "memory_budget": memory_budget}
+        refuse_arrays_as_options(options)
         in_order = self.options.deterministic if deterministic is None else deterministic
         figures = replace(chosen_device(device), atomics=not in_order)
         budget = checked_budget(memory_budget) or self.options.memory_budget
@@ -138,6 +141,15 @@ def _is_known_by_address(x: Any) -> bool:
     """Whether an argument is an object whose hash says nothing of its attributes, or a bound method of one."""
     by_address: Any = object.__hash__
     return (type(x).__hash__ is by_address and x is not None) or isinstance(x, MethodType)
+
+
+def refuse_arrays_as_options(options: dict[str, Any]) -> None:
+    """Raises TraceError where an array was meant for a parameter of the function that is called like an option of `lower`."""
+    for name, given in options.items():
+        if is_dynamic(given):
+            raise TraceError(
+                f"`lower` has an option {name!r} of its own, and was given an array", advice="Pass the array by position."
+            )
 
 
 def refuse_specs(arrays: Sequence[Any]) -> None:
