@@ -55,8 +55,6 @@ class NameRecorder:
 
     def name_all(self) -> None:
         """Names what the frames have bound so far: the user's names before gradc's, outer functions' before inner ones'."""
-        if get_ident() != self.thread:
-            return
         for frame, progress in sorted(
             self.seen.items(), key=lambda item: (is_internal(item[0].f_code.co_filename), item[1].depth)
         ):
@@ -85,7 +83,7 @@ class _Progress:
         if frame.f_locals is frame.f_globals:
             return
         for name, x in frame.f_locals.items():
-            if type(x) is Value and x.name is None and x not in self.given and not name.startswith(("_", ".")):
+            if type(x) is Value and x.name is None and x not in self.given and name.isidentifier() and name[0] != "_":
                 x.name = name
 
 

@@ -29,7 +29,7 @@ from gradc.runtime.frozen import warn_of_changes, warn_of_unfollowed, watched
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import refuse_misuse, signature_key, static_names, static_objects
+from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names, static_objects
 from gradc.tensors import asked, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced, run_primals
@@ -73,7 +73,7 @@ class Compiled(Generic[P, R]):
         self._lock = threading.RLock()
 
     @entry
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if UNTOLD and "torch" in sys.modules:
             tell_torch()
         try:
@@ -139,6 +139,7 @@ class Compiled(Generic[P, R]):
     @public
     def lower(
         self,
+        /,
         *args: Any,
         wrt: int | Sequence[int] | None = None,
         device: str | Device | None = None,
@@ -154,11 +155,22 @@ class Compiled(Generic[P, R]):
         and as they were there unless told. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device
         without figures and a budget that is too small.
         """
+        options = {"wrt": wrt, "device": device, "deterministic": deterministic, "memory_budget": memory_budget}
+        refuse_arrays_as_options(options)
         in_order = self.options.deterministic if deterministic is None else deterministic
         figures = replace(chosen_device(device), atomics=not in_order)
         budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)
+
+
+def refuse_arrays_as_options(options: dict[str, Any]) -> None:
+    """Raises TraceError where an array was meant for a parameter of the function that is called like an option of `lower`."""
+    for name, given in options.items():
+        if is_dynamic(given):
+            raise TraceError(
+                f"`lower` has an option {name!r} of its own, and was given an array", advice="Pass the array by position."
+            )
 
 
 def refuse_specs(arrays: Sequence[Any]) -> None:
