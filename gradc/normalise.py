@@ -10,16 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradc.invariance import cut_invariant
-from gradc.ir import Graph, Value, mapped, on_behalf_of, with_operands
+from gradc.ir import Graph, Value, mapped, moment, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
 from gradc.ranges import interval_of
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
-from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
+from gradc.structure import Concatenate, Flip, Keep, Marker, Pad, Permute, Slice, StopGradient, Variable
 from gradc.table import TABLE
 
 ROUNDS = 4
 VIEWS = (Broadcast, Cast, Permute, Reshape)
+SAME_NUMBERS = (Broadcast, Permute, Reshape, Slice, Pad, Flip, Concatenate)
 COMMUTATIVE = frozenset(
     ("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor")
 )
@@ -114,6 +115,7 @@ class Rewriter:
         self.forms: dict[Value, Value] = {}
         self.unique: dict[tuple, Value] = {}
         self.steps_left = 200 + 20 * size  # a bound, in case two rules undo one another
+        self.start = moment()
 
     def normal_form(self, value: Value) -> Value:
         """The Value equal to this one to which no rule applies. What a rule returns is only a few operations deep."""
@@ -124,22 +126,38 @@ class Rewriter:
 
     def _simplified(self, value: Value) -> Value:
         """The normal form of a Value whose operands have theirs."""
-        value = self.unique.setdefault(_key(value), value)
+        known = self.unique.setdefault(_key(value), value)
+        if known.auxiliary and not value.auxiliary and known.number > self.start:
+            known.auxiliary = False  # the user wrote it too
+        value = known
         if value not in self.forms:
             self.forms[value] = self._changed_by_rules(value)
         return self.forms[value]
 
     def _changed_by_rules(self, value: Value) -> Value:
-        with on_behalf_of(value, value.note):
+        with on_behalf_of(value, value.note, auxiliary=True):
             for rule in RULES[value.operation.name]:
+                since = moment()
                 simpler = rule(value) if self.steps_left > 0 else None
                 if simpler is not None:
+                    if not value.auxiliary:
+                        settle(simpler, since)
                     assert (simpler.shape, simpler.dtype) == (value.shape, value.dtype), (
                         f"{rule.name} turned {value!r} into {simpler!r}"
                     )
                     self.steps_left -= 1
                     return named_after(self.normal_form(simpler), value)
         return value
+
+
+def settle(value: Value, since: int) -> None:
+    """Marks what a rule made after the moment `since` in place of a Value that is not auxiliary, views and signs under it included."""
+    waiting = [value]
+    while waiting:
+        made = waiting.pop()
+        if made.number > since and made.auxiliary:
+            made.auxiliary = False
+            waiting += made.operands if made.operation is TABLE["negative"] or isinstance(made.operation, SAME_NUMBERS) else ()
 
 
 def named_after(value: Value, original: Value) -> Value:

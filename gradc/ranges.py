@@ -38,6 +38,12 @@ def may_be_zero(value: Value) -> bool:
     return not image(np.reciprocal, (interval_of(value),), (0,), True, value.dtype.compute.name).finite
 
 
+def is_at_most_one(value: Value) -> bool:
+    """Whether every element lies between 0 and 1, as an exponential of what is below its maximum does."""
+    found = interval_of(value)
+    return found.low >= 0 and found.high <= 1
+
+
 def _found(value: Value) -> Interval:
     """The interval of a Value whose operands have theirs."""
     operands = tuple(operand.interval for operand in value.operands if operand.interval is not None)
