@@ -39,12 +39,13 @@ BACKENDS = ("auto", "numpy", "interpret", "triton")
 
 @dataclass(frozen=True)
 class Options:
-    """How a function is compiled."""
+    """How a function is compiled. Schedules are made for `device`; for the GPU here unless told."""
 
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
     deterministic: bool = True
     memory_budget: int | None = None
+    device: Device | None = None
 
 
 @dataclass
@@ -102,10 +103,10 @@ class Compiled(Generic[P, R]):
                 if prepared is None:
                     if self._last is not None:
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
-                    traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-                    prepared = self._programs[full] = Prepared(
-                        traced, Executable(graph, backend, self.options.memory_budget, self.options.deterministic), held
-                    )
+                    options = self.options
+                    traced, graph = program_of(self.function, args, kwargs, options.static_argnames)
+                    executable = Executable(graph, backend, options.memory_budget, options.deterministic, options.device)
+                    prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
         return prepared
 
@@ -128,7 +129,7 @@ class Compiled(Generic[P, R]):
         without figures and a budget that is too small.
         """
         in_order = self.options.deterministic if deterministic is None else deterministic
-        figures = replace(chosen_device(device), atomics=not in_order)
+        figures = replace(chosen_device(device or self.options.device), atomics=not in_order)
         budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)

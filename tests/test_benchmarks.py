@@ -22,10 +22,10 @@ from benchmarks import emission, gpu_table, peers, predict, run, timing  # noqa:
 from benchmarks.peers import Contender, by_compile, by_gradc, written_in_torch  # noqa: E402
 from benchmarks.timing import CudaTimer, HostTimer  # noqa: E402
 from benchmarks.workloads import WORKLOADS, workload  # noqa: E402
-from gradc.codegen import small  # noqa: E402
+from gradc.codegen.device import H200  # noqa: E402
+from tests.kernels import LARGE_PRODUCTS, on  # noqa: E402
 from tests.work import calls_of  # noqa: E402
 
-pytestmark = pytest.mark.small_products
 NAMES = [row.name for row in WORKLOADS]
 
 # Far below the goal, which would not show a regression: launches, megabytes.
@@ -143,12 +143,10 @@ def test_problems_are_found():
 
 @pytest.mark.triton
 @pytest.mark.parametrize("name", NAMES)
-def test_interpreted_kernels_are_right_at_small_odd_shapes(name, monkeypatch):
+def test_interpreted_kernels_are_right_at_small_odd_shapes(name):
     row = workload(name)
-    if row.small != row.full:  # the products stand for large ones
-        monkeypatch.setattr(small, "SURELY", 0)
-        monkeypatch.setattr(small, "PERHAPS", 0)
-    found = timing.checked(timing.problem(row, row.small, "cpu"), by_gradc("interpret").make(row))
+    device = H200 if row.small == row.full else LARGE_PRODUCTS  # small sizes stand for large ones
+    found = timing.checked(timing.problem(row, row.small, "cpu"), on(device, by_gradc("interpret").make(row)))
     assert found["correct"], found
 
 

@@ -18,7 +18,6 @@ from gradc.runtime.demo.place import device_for, one_thread
 from gradc.runtime.demo.training import Compiled, fit, median_step_seconds
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.small_products
 
 
 @pytest.fixture

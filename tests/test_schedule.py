@@ -29,7 +29,6 @@ def test_a_transformer_block_is_scheduled_with_a_second_of_work():
     assert low.cost.bytes < 56e6
 
 
-@pytest.mark.small_products
 def test_the_schedule_is_the_same_every_time():
     """Whatever addresses the program's values have: ranks that disagreed would wait for each other for ever."""
     params = digits.initial_params(0)
