@@ -42,12 +42,13 @@ BACKENDS = ("auto", "numpy", "interpret", "triton")
 
 @dataclass(frozen=True)
 class Options:
-    """How a function is compiled."""
+    """How a function is compiled. Schedules are made for `device`; for the GPU here unless told."""
 
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
     deterministic: bool = True
     memory_budget: int | None = None
+    device: Device | None = None
 
 
 @dataclass
@@ -119,10 +120,12 @@ class Compiled(Generic[P, R]):
                 if prepared is None:
                     if self._last is not None:
                         log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
+                    options = self.options
                     with watched(self.function, held, self._names):
-                        traced = traced_function(self.function, args, kwargs, self.options.static_argnames)
+                        traced = traced_function(self.function, args, kwargs, options.static_argnames)
                     self._warn_of_outside(key, outside)
-                    executable = Executable(normalised(traced), backend, self.options.memory_budget, self.options.deterministic)
+                    graph = normalised(traced)
+                    executable = Executable(graph, backend, options.memory_budget, options.deterministic, options.device)
                     prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
         return prepared
@@ -158,7 +161,7 @@ class Compiled(Generic[P, R]):
         options = {"wrt": wrt, "device": device, "deterministic": deterministic, "memory_budget": memory_budget}
         refuse_arrays_as_options(options)
         in_order = self.options.deterministic if deterministic is None else deterministic
-        figures = replace(chosen_device(device), atomics=not in_order)
+        figures = replace(chosen_device(device or self.options.device), atomics=not in_order)
         budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)

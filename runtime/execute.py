@@ -34,14 +34,22 @@ class Executable:
     """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton".
 
     `arrays` are always the arguments and then the `literals()`. `memory_budget` limits what emitted programs allocate. Without
-    `deterministic`, their kernels may add floats up by atomics.
+    `deterministic`, their kernels may add floats up by atomics. Schedules are made for `device`; for the GPU here unless told.
     """
 
-    def __init__(self, graph: Graph, backend: str, memory_budget: int | None = None, deterministic: bool = True):
+    def __init__(
+        self,
+        graph: Graph,
+        backend: str,
+        memory_budget: int | None = None,
+        deterministic: bool = True,
+        device: Device | None = None,
+    ):
         if backend != "numpy":
             require("torch", "triton", what=f"backend={backend!r}")
         self.graph = with_literals(graph)
         self.backend, self.memory_budget, self.deterministic = backend, memory_budget, deterministic
+        self.device = device
         self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[tuple[int, ...], Any], Plan] = {}  # by what is differentiated, and the GPU
         self._partitions: dict[tuple[int, ...], Partition] = {}
@@ -80,7 +88,7 @@ class Executable:
         with self._lock:
             if key not in self._plans:
                 present = present_device(getattr(gpu, "index", None)) if self.backend == "triton" else H200
-                device = replace(present, atomics=not self.deterministic)
+                device = replace(self.device or present, atomics=not self.deterministic)
                 self._plans[key], was_cached = make_plan(self.graph, wrt, DiskCache(), device, self.memory_budget)
                 log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
                 log("fusion", lambda: told(self.graph, wrt, device, self.memory_budget))
