@@ -64,9 +64,9 @@ def _without_statistics(value: Value, made: set[Value]) -> Value | None:
     if not steps:
         return None
     with on_behalf_of(value, value.note, auxiliary=True):
-        made = put_together(apply(operation, *operands), steps)
-    made.auxiliary = value.auxiliary
-    return made
+        whole = put_together(apply(operation, *operands), steps)
+    whole.auxiliary = value.auxiliary
+    return whole
 
 
 def _split(value: Value, summed: list[int], made: set[Value]) -> tuple[Value | None, list[Factor]]:
