@@ -38,7 +38,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Value:
         raise DTypeError(f"an embedding is looked up by integers, got {index.dtype}")
     index = apply(Within(weight.shape[0], "row", f"{weight.shape[0]} rows"), index)
     rows = g.take(weight, index, axis=0)
-    if index.dtype.kind == "int" and weight.dtype.is_floating:
+    if index.dtype.family == "int" and weight.dtype.is_floating:
         rows = g.where(g.expand_dims(index >= 0, axis=-1), rows, math.nan)  # `take` counts them from the end
     if padding_idx is None:
         return rows
