@@ -1,8 +1,8 @@
 """Makes Triton's interpreter say what the GPU says, where the two are known to differ.
 
 As it ships it multiplies and compares bfloat16 by their bit patterns, rounds to bfloat16 towards zero, keeps a NaN that
-compiled code drops, folds a reduction one element at a time, and returns None from libdevice. Each repair stands beside
-its reason; nothing here changes what is compiled.
+compiled code drops, takes a comparison of two scalars for a number, folds a reduction one element at a time, and returns
+None from libdevice. Each repair stands beside its reason; nothing here changes what is compiled.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ BITS = np.dtype(np.uint16)  # how the interpreter holds bfloat16
 def install() -> None:
     """Repair the interpreter of this process, once."""
     _repair_bfloat16(InterpreterBuilder)
+    _repair_truth(InterpreterBuilder)
     _repair_nan(InterpreterBuilder)
     _repair_all_ones(InterpreterBuilder)
     ReduceOps.apply_impl = _reduced(ReduceOps.apply_impl)
@@ -75,6 +76,17 @@ def _repair_bfloat16(builder: Any) -> None:
 def _widened(handle: TensorHandle) -> TensorHandle:
     """A product of two bfloat16 is exact in float32, where tensor cores add them up."""
     return TensorHandle(numbers(handle), tl.float32) if handle.dtype.scalar == tl.bfloat16 else handle
+
+
+def _repair_truth(builder: Any) -> None:
+    """A comparison of two numbers keeps their dtype as it ships, and is a number again when it is broadcast."""
+    binary = builder.binary_op
+
+    def repaired_binary(self, left, right, operation):
+        result = binary(self, left, right, operation)
+        return TensorHandle(result.data, tl.int1) if result.data.dtype == bool else result
+
+    builder.binary_op = repaired_binary
 
 
 def _repair_nan(builder: Any) -> None:

@@ -48,6 +48,18 @@ def run(formula: str, x, y=None, out=None):
     return result
 
 
+def test_a_comparison_of_scalars_is_a_truth():
+    """It is combined with one of blocks."""
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int32):
+        x = torch.tensor([2, 1, 3, 2], dtype=dtype)
+        for formula, want in (
+            ("tl.where((tl.load(x_ptr) > 1) & (x > 1), 1, 0)", [1, 0, 1, 1]),
+            ("tl.where((tl.load(x_ptr) < 1) | (x > 2), 1, 0)", [0, 0, 1, 0]),
+            ("tl.where((tl.load(x_ptr) == 2) ^ (x == 2), 1, 0)", [0, 1, 1, 0]),
+        ):
+            assert run(formula, x, out=torch.zeros(4, dtype=torch.int32)).tolist() == want
+
+
 UNARY = {
     "tanh": np.tanh,
     "sinh": np.sinh,
