@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from types import MethodType
@@ -23,12 +22,14 @@ from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
+from gradc.runtime import forks
 from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
+from gradc.runtime.references import found, reference
 from gradc.signature import refuse_misuse, signature_key, static_names
 from gradc.tensors import asked, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
@@ -69,7 +70,7 @@ class Compiled(Generic[P, R]):
         self._programs: dict[Hashable, Prepared] = {}
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
 
     @entry
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -88,6 +89,11 @@ class Compiled(Generic[P, R]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
         return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its name, which is this object's and not the function's; without one, compiled again from the function."""
+        where = reference(self)
+        return (found, where) if where else (Compiled, (self.function, self.options))
 
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"
