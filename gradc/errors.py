@@ -54,18 +54,24 @@ class Source:
         return linecache.getline(self.file, self.line).rstrip("\n")
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{printable(Path(self.file).name)}:{self.line}"
 
     def pointed(self) -> str:
         """The user's line with a caret under the expression."""
-        line = self.text()
+        line, place = self.text(), f"  {printable(self.file)}:{self.line}"
         if not line.strip():
-            return f"  {self.file}:{self.line}"
+            return place
         lead = len(line) - len(line.lstrip())
         start = lead if self.column is None else _characters(line, self.column)
         one_line = self.end_column is not None and self.end_line in (None, self.line)
         stop = _characters(line, self.end_column) if one_line and self.end_column is not None else len(line)
-        return f"  {self.file}:{self.line}\n    {line[lead:]}\n    {' ' * (start - lead)}{'^' * max(1, stop - start)}"
+        before, pointed_at, after = (printable(part) for part in (line[lead:start], line[start:stop], line[stop:]))
+        return f"{place}\n    {before}{pointed_at}{after}\n    {' ' * len(before)}{'^' * max(1, len(pointed_at))}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, as anyone may read it: what is not printable (line breaks, controls, half characters) is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _characters(line: str, column: int) -> int:
@@ -155,6 +161,10 @@ class UnsupportedError(GradcError, NotImplementedError):
 
 class VerificationError(GradcError, AssertionError):
     """A derivative or an emitted kernel that was shown to be wrong."""
+
+
+class FrozenWarning(UserWarning):
+    """The function read something that later calls will not read again: they see what it was when the program was made."""
 
 
 def hide_internals(error: BaseException) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import optree
 
 from gradc import types
-from gradc.errors import TraceError
+from gradc.errors import TraceError, printable
 from gradc.ir import Value
 from gradc.tensors import is_tensor_type
 from gradc.types import Spec
@@ -120,6 +120,12 @@ def signature_key(args: tuple, kwargs: dict, static: StaticNames = NOTHING_STATI
     return tuple(key), arrays
 
 
+def static_objects(key: Hashable) -> list[Any]:
+    """The static leaves of a `signature_key` that are neither numbers nor text: what they refer to may change."""
+    leaves = [part[1] for part in key[1:] if len(part) == 2 and _KINDS.get(part[0]) == STATIC]  # type: ignore[index]
+    return [leaf.what if isinstance(leaf, Static) else leaf for leaf in leaves]
+
+
 def kind_of(kind: type) -> int:
     """How leaves of a Python type are treated."""
     if issubclass(kind, np.ndarray | np.generic):
@@ -187,7 +193,7 @@ def _refuse_unhashable(args: tuple, kwargs: dict, static: StaticNames) -> NoRetu
     where = f"positional argument {path[1]}" if path[0] == 0 else f"argument {path[1]!r}"
     if path[0] == 0 and path[1] < len(names) and isinstance(leaf, Static):
         where = f"argument {names[path[1]]!r}"
-    inside = f" (at {'.'.join(map(str, path[2:]))})" if path[2:] else ""
+    inside = f" (at {printable('.'.join(map(str, path[2:])))})" if path[2:] else ""
     raise TraceError(
         f"{where}{inside} is a {type(what).__name__}, which is neither an array nor hashable",
         advice="Pass a tuple: what is static has to hash."

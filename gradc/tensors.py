@@ -21,7 +21,7 @@ _TENSOR_TYPES: dict[Any, bool] = {}
 def is_tensor_type(kind: Any) -> bool:
     """Whether a type is torch's tensor, a subclass of it, or what stands for one while torch.fx traces."""
     if kind not in _TENSOR_TYPES:
-        homes = [base.__module__ for base in kind.__mro__]
+        homes = [str(base.__module__) for base in kind.__mro__]  # a descriptor in some of Cython's types
         from_torch = any(home.partition(".")[0] == "torch" for home in homes)
         _TENSOR_TYPES[kind] = (from_torch and hasattr(kind, "stride")) or "torch.fx.proxy" in homes
     return _TENSOR_TYPES[kind]

@@ -24,11 +24,12 @@ from gradc.language.arguments import value_of
 from gradc.language.calls import describe
 from gradc.language.elementwise import stop_gradient as _stop_gradient
 from gradc.leaves import cast, constant, is_array, is_scalar
+from gradc.normalise import normal_form_from
 from gradc.signature import is_dynamic
 from gradc.structure import Variable
 from gradc.tangents import zeros_like
 from gradc.tensors import asked
-from gradc.trace import trace, tracing
+from gradc.trace import name_values, trace, tracing
 
 Function = Callable[..., Any]
 Argnums = int | Sequence[int]
@@ -59,7 +60,7 @@ def value_and_grad(function: Function, argnums: Argnums = 0, has_aux: bool = Fal
     def inside(*args: Any, **kwargs: Any) -> Any:
         variables, marked, restore = differentiated(args, argnums, "grad")
         result, auxiliary = split_auxiliary(function(*marked, **kwargs), has_aux)
-        output = scalar_output(result)
+        (output,) = in_normal_form(variables, [scalar_output(result)])
         gradients = vjp_graph([output], variables, [constant(1, output.dtype)])
         return ((output, auxiliary) if has_aux else output), restore(gradients)
 
@@ -81,6 +82,7 @@ def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     variables, marked, restore = differentiated(primals, tuple(range(len(primals))), "vjp")
     results, auxiliary = split_auxiliary(function(*marked), has_aux)
     outputs, tree = output_values(results)
+    outputs = in_normal_form(variables, outputs)
 
     def pull(cotangent: Any) -> tuple:
         cotangents = matching_leaves(cotangent, outputs, tree, "cotangent")
@@ -122,6 +124,7 @@ def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple
     tree_in = optree.tree_structure(primals)
     results, auxiliary = split_auxiliary(function(*marked), has_aux)
     outputs, tree = output_values(results)
+    outputs = in_normal_form(variables, outputs)
 
     def push(*tangents: Any) -> Any:
         given = matching_leaves(tangents, variables, tree_in, "tangent")
@@ -147,16 +150,20 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
 
     @entry
     @wraps(like or inside)
+    def program(*args: Any, **kwargs: Any) -> Any:  # `call` would hold itself, and what it closes over until it is collected
+        return inside(*args, **kwargs)
+
+    @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         if UNTOLD and "torch" in sys.modules:
             tell_torch()
         try:
             if is_traced((args, kwargs)):
-                return inside(*args, **kwargs)
+                return inside(*run_primals(args), **run_primals(kwargs))
             if (answer := asked(call, args, kwargs)) is not NotImplemented:
                 return answer
             lifted = {number % len(args) for number in chosen} if args else set()
-            return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
+            return run_traced(program, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:
             hide_internals(error)
             raise
@@ -196,8 +203,8 @@ def checked(function: Function, what: str) -> Function:
     return call
 
 
-def run_primals(primals: tuple) -> tuple:
-    """Arrays as Values of the trace that is running."""
+def run_primals(primals: Any) -> Any:
+    """Arrays as Values of the trace that is running, where a function finds what it finds outside of one."""
     return optree.tree_map(lambda leaf: value_of(leaf) if is_dynamic(leaf) else leaf, primals)
 
 
@@ -294,6 +301,12 @@ def output_values(results: Any) -> tuple[list[Value], optree.PyTreeSpec]:
     """The results as Values, and their structure."""
     leaves, tree = optree.tree_flatten(results)
     return [value_of(leaf) for leaf in leaves], tree
+
+
+def in_normal_form(variables: Sequence[Value], outputs: Sequence[Value]) -> list[Value]:
+    """What is differentiated: the outputs in normal form. Copies take the user's names along, so those are given first."""
+    name_values()
+    return normal_form_from(variables, outputs)
 
 
 def matching_leaves(given: Any, values: Sequence[Value], tree: optree.PyTreeSpec, what: str) -> list[Value]:

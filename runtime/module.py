@@ -56,5 +56,5 @@ def _file(key: str, source: str, cache: DiskCache) -> Path:
 def _temporary(key: str, source: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"gradc-{key[:8]}-"))
     Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)  # by this process alone, not by a forked child
-    (folder / FILE).write_text(source)
+    (folder / FILE).write_text(source, encoding="utf-8")
     return folder

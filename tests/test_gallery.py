@@ -10,12 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-import gallery_in_torch  # noqa: E402
 from kernels import EPSILON, outputs_and_gradients, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from benchmarks import peers, run  # noqa: E402
-from examples import document, gallery  # noqa: E402
+from examples import document, gallery, in_torch  # noqa: E402
 from examples.gallery import GALLERY, piece  # noqa: E402
 
 NAMES = [row.name for row in GALLERY]
@@ -56,7 +55,7 @@ def test_right_forward_and_backward(name, dtype):
     exact = [x.double() if x.is_floating_point() else x for x in arrays]
     cotangent = lambda i, out: tensor(*out.shape, dtype=dtype, seed=100 + i).to(out.dtype)
     got = outputs_and_gradients(gradc.compile(backend="interpret")(row.function), arrays, row.wrt, cotangent)
-    want = outputs_and_gradients(getattr(gallery_in_torch, name), exact, row.wrt, cotangent)
+    want = outputs_and_gradients(getattr(in_torch, name), exact, row.wrt, cotangent)
     for kind, ours, theirs in zip(("result", "gradient"), got, want, strict=True):
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             error = (a.double() - b).norm() / b.norm()

@@ -144,7 +144,7 @@ def test_long_loops_compile():
 
 def test_partial_results_may_lie_far_apart():
     axis = KernelAxis("row", (Axis(0, 4096),), "split", 16, parts=200)
-    positions = Positions((axis,), Names(()), Scope(None, frozenset()), frozenset(), lambda node, scope: None)
+    positions = Positions((axis,), Names(), Scope(None, frozenset()), frozenset(), lambda node, scope: None)
     positions.place_programs(multiplies=False, given=False)
     assert "int64" in positions.part_text(axis, 2**24)
     assert "int64" not in positions.part_text(axis, 2**20)
