@@ -31,7 +31,7 @@ from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
 from gradc.runtime.references import found, reference
 from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names, static_objects
-from gradc.tensors import asked, readable, with_readable_tensors
+from gradc.tensors import ask, is_answered_elsewhere, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
@@ -80,8 +80,8 @@ class Compiled(Generic[P, R]):
         try:
             if is_traced((args, kwargs)):
                 return self._inlined(args, kwargs)
-            if (answer := asked(self, args, kwargs)) is not NotImplemented:
-                return answer
+            if is_answered_elsewhere(args, kwargs):
+                return ask(self, args, kwargs)
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)
