@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -22,6 +21,7 @@ from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
+from gradc.runtime import forks
 from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change, unfollowed
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
@@ -29,8 +29,9 @@ from gradc.runtime.frozen import warn_of_changes, warn_of_unfollowed, watched
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
+from gradc.runtime.references import found, reference
 from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names, static_objects
-from gradc.tensors import asked, readable, with_readable_tensors
+from gradc.tensors import ask, is_answered_elsewhere, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
@@ -71,7 +72,7 @@ class Compiled(Generic[P, R]):
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
         self._changes = 0  # traces in a row that changed what the function reads
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
 
     @entry
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -80,8 +81,8 @@ class Compiled(Generic[P, R]):
         try:
             if is_traced((args, kwargs)):
                 return self._inlined(args, kwargs)
-            if (answer := asked(self, args, kwargs)) is not NotImplemented:
-                return answer
+            if is_answered_elsewhere(args, kwargs):
+                return ask(self, args, kwargs)
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)
@@ -97,6 +98,11 @@ class Compiled(Generic[P, R]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
         return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its name, which is this object's and not the function's; without one, compiled again from the function."""
+        where = reference(self)
+        return (found, where) if where else (Compiled, (self.function, self.options))
 
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"

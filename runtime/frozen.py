@@ -167,10 +167,18 @@ def _generators(held: Iterable[Any]) -> list[Generator]:
     found.append(Generator("numpy", "numpy.random", lambda: _plain(np.random.get_state(legacy=False)), numpys is not None))
     torch = sys.modules.get("torch")
     if torch is not None:
-        found.append(Generator("torch", "torch", lambda: torch.get_rng_state().numpy().tobytes(), False))
+        found.append(Generator("torch", "torch", lambda: _state_of_torch(torch.get_rng_state), False))
         if torch.cuda.is_initialized():
-            found.append(Generator("torch", "torch", lambda: torch.cuda.get_rng_state().numpy().tobytes(), False))
+            found.append(Generator("torch", "torch", lambda: _state_of_torch(torch.cuda.get_rng_state), False))
     return found + [generator for x in held.values() if (generator := _held_generator(x, torch)) is not None]
+
+
+def _state_of_torch(read: Callable[[], Any]) -> bytes | None:
+    """The state of a generator; None inside what PyTorch transforms or traces, where it has no elements, and gradc is refused anyway."""
+    try:
+        return read().numpy().tobytes()
+    except (AssertionError, RuntimeError):
+        return None
 
 
 def _held_generator(x: Any, torch: Any) -> Generator | None:

@@ -5,21 +5,21 @@ The text is run as it is. This file never looks inside it and never imports Trit
 
 from __future__ import annotations
 
-import atexit
 import linecache
 import shutil
 import sys
 import tempfile
-import threading
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
 
+from gradc.runtime import forks
 from gradc.runtime.cache import DiskCache, digest
 
 FILE = "kernels.py"
 
 _MODULES: dict[str, ModuleType] = {}
-_LOCK = threading.RLock()
+_LOCK = forks.lock()
 
 
 def load_module(source: str, cache: DiskCache | None = None) -> ModuleType:
@@ -55,6 +55,6 @@ def _file(key: str, source: str, cache: DiskCache) -> Path:
 
 def _temporary(key: str, source: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"gradc-{key[:8]}-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)  # by this process alone, not by a forked child
     (folder / FILE).write_text(source, encoding="utf-8")
     return folder
