@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -24,6 +23,7 @@ from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change, 
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.frozen import warn_of_changes, warn_of_unfollowed, watched
+from gradc.runtime.locks import ForkLock
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
@@ -67,7 +67,7 @@ class Compiled(Generic[P, R]):
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
         self._changes = 0  # traces in a row that changed what the function reads
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         try:

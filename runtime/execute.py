@@ -6,7 +6,6 @@ Arrays come in as NumPy or torch and go out as they came.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from gradc.ir import Graph
 from gradc.leaves import Literal
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.device import present_device
+from gradc.runtime.locks import ForkLock
 from gradc.runtime.logs import log
 from gradc.runtime.module import load_module
 from gradc.runtime.plan import Plan, make_plan, places, recipes_on_disk
@@ -45,7 +45,7 @@ class Executable:
         self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._partitions: dict[tuple[int, ...], Partition] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def literals(self) -> list[Any]:
         """What the function closed over, as it is now, row-major."""

@@ -10,16 +10,16 @@ import linecache
 import shutil
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from types import ModuleType
 
 from gradc.runtime.cache import DiskCache, digest
+from gradc.runtime.locks import ForkLock
 
 FILE = "kernels.py"
 
 _MODULES: dict[str, ModuleType] = {}
-_LOCK = threading.RLock()
+_LOCK = ForkLock()
 
 
 def load_module(source: str, cache: DiskCache | None = None) -> ModuleType:

@@ -26,6 +26,7 @@ from gradc.runtime import interpret as interpreter
 from gradc.runtime import wire
 from gradc.runtime.build import Binary, BuildRequest, environment
 from gradc.runtime.cache import DiskCache, digest
+from gradc.runtime.locks import ForkLock
 
 Mode = Literal["build", "interpret"]
 BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from gradc.runtime.worker import main; main()"
@@ -116,11 +117,20 @@ class Pool:
         self.owner = os.getpid()
         self.lock = threading.Lock()
         self.waiting: dict[Mode, list[Worker]] = {"build": [], "interpret": []}
+        self.room = {mode: threading.BoundedSemaphore(processors()) for mode in self.waiting}
         self.folder = tempfile.mkdtemp(prefix="gradc-build-")
 
     @contextlib.contextmanager
     def worker(self, mode: Mode) -> Iterator[Worker]:
-        """A worker to oneself. Whatever interrupts its request also ends it, since its pipes are then out of step."""
+        """A worker to oneself, of at most one for each processor; others wait for theirs.
+
+        Whatever interrupts its request also ends it, since its pipes are then out of step.
+        """
+        with self.room[mode], self._worker(mode) as worker:
+            yield worker
+
+    @contextlib.contextmanager
+    def _worker(self, mode: Mode) -> Iterator[Worker]:
         with self.lock:
             worker = self.waiting[mode].pop() if self.waiting[mode] else None
         worker = worker or Worker(mode)
@@ -140,7 +150,7 @@ class Pool:
 
 
 _POOLS: dict[int, Pool] = {}
-_POOLS_LOCK = threading.Lock()
+_POOLS_LOCK = ForkLock()
 
 
 def _pool() -> Pool:
