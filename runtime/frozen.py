@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from gradc.errors import LIBRARIES, FrozenWarning, is_internal
+from gradc.errors import LIBRARIES, FrozenWarning, RecompileWarning, is_internal
 from gradc.runtime.closure import Unfollowed
 from gradc.runtime.kinds import is_installed, is_library, root_of
+from gradc.trace import title_of
 
 
 def _public(kind: type) -> frozenset[str]:
@@ -213,6 +214,14 @@ def warn_of_changes(before: Hashable, now: Hashable, function: Any) -> None:
               "Return the new value, and assign it where the function is called.")  # fmt: skip
 
 
+def warn_of_many(function: Any, limit: int, change: str) -> None:
+    """Warns of a function whose programs are so many that some are dropped; `change` is what differed last."""
+    place = _start(function)
+    if place is not None:
+        advice = "Pass what changes as an array, or pad to a few sizes."
+        _warn(place, f"{title_of(function)} has more than {limit} programs; the last was {change}", advice, RecompileWarning)
+
+
 def _changed(before: Any, now: Any) -> str:
     """The innermost name under which two keys of `closed_over` differ."""
     if not (isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now)):
@@ -224,10 +233,8 @@ def _changed(before: Any, now: Any) -> str:
     return ""
 
 
-def _warn(place: Place, what: str, advice: str) -> None:
-    warnings.warn_explicit(
-        f"{what}. {advice}", FrozenWarning, place.file, place.line, registry=_REGISTRY.setdefault(place.file, {})
-    )
+def _warn(place: Place, what: str, advice: str, category: type[Warning] = FrozenWarning) -> None:
+    warnings.warn_explicit(f"{what}. {advice}", category, place.file, place.line, registry=_REGISTRY.setdefault(place.file, {}))
 
 
 _REGISTRY: dict[str, dict] = {}  # which warnings were given, for each file of the user's

@@ -1,9 +1,10 @@
-"""Programs in a process that does more than one thing: threads that call at once, forks while others compile."""
+"""Programs in a process that does more than one thing: threads that call at once, forks while others compile, thousands of shapes."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.errors import RecompileWarning
 from gradc.runtime import compile as compile_module
 from gradc.runtime import module as module_module
 from gradc.runtime import workers
+from gradc.runtime.compile import Compiled, Options
 from gradc.runtime.locks import ForkLock
 from gradc.runtime.module import load_module
 
@@ -214,3 +217,63 @@ def test_a_lock_that_the_forking_thread_holds_stays_its_own():
         assert in_a_fork(work) == 0
     with lock, lock:
         pass
+
+
+# Thousands of shapes -------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_recently_used_programs_are_dropped(traces):
+    f = Compiled(lambda x: x * 2, Options(), programs=16)
+    kept = np.ones(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for size in range(1, 200):
+            np.testing.assert_array_equal(f(np.ones(size)), np.full(size, 2.0))
+            f(kept)
+            assert len(f._programs) <= 16
+    assert traces.count((1,)) == 1  # it was in use
+    assert len(traces) == 199
+    (warning,) = caught  # once for a function
+    assert issubclass(warning.category, RecompileWarning)
+    assert "16 programs" in str(warning.message)
+    assert "argument leaf 0" in str(warning.message)
+    assert warning.filename == __file__
+    f(np.ones(2))
+    assert len(traces) == 200  # it was dropped, and made again
+
+
+def test_a_dropped_program_lets_go_of_what_it_held():
+    import gc
+    import weakref
+
+    class Weights:
+        def __init__(self):
+            self.scale = 2.0
+
+    held = Weights()
+    f = Compiled(lambda x: x * held.scale, Options(), programs=4)
+    first = weakref.ref(held)
+    f(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(8):
+            held = Weights()
+            f(X)
+    gc.collect()
+    assert first() is None
+
+
+@pytest.mark.triton
+def test_what_was_emitted_for_dropped_programs_goes_too(monkeypatch):
+    before = len(module_module._MODULES)
+    monkeypatch.setattr(module_module, "MODULES", before + 8)
+    for i in range(40):
+        assert load_module(f"K = {i}\ndef forward():\n    return K\n# of many\n").forward() == i
+        assert len(module_module._MODULES) <= before + 8
+    assert sum(name.startswith("gradc_emitted_") for name in sys.modules) <= before + 8
+    first = load_module("K = 0\ndef forward():\n    return K\n# of many\n")
+    assert first.forward() == 0
+
+
+def test_the_bounds_are_those_that_are_written_down():
+    assert str(compile_module.PROGRAMS) in compile_module.compile.__doc__
