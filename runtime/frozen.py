@@ -168,9 +168,9 @@ def _generators(held: Iterable[Any]) -> list[Generator]:
     found.append(Generator("numpy", "numpy.random", lambda: _plain(np.random.get_state(legacy=False)), numpys is not None))
     torch = sys.modules.get("torch")
     if torch is not None:
-        found.append(Generator("torch", "torch", lambda: torch.get_rng_state().numpy().tobytes(), False))
+        found.append(Generator("torch", "torch", lambda: _bytes(torch.get_rng_state), False))
         if torch.cuda.is_initialized():
-            found.append(Generator("torch", "torch", lambda: torch.cuda.get_rng_state().numpy().tobytes(), False))
+            found.append(Generator("torch", "torch", lambda: _bytes(torch.cuda.get_rng_state), False))
     return found + [generator for x in held.values() if (generator := _held_generator(x, torch)) is not None]
 
 
@@ -183,8 +183,16 @@ def _held_generator(x: Any, torch: Any) -> Generator | None:
     if issubclass(kind, np.random.RandomState):
         return Generator("numpy", "a numpy.random.RandomState", lambda: _plain(x.get_state(legacy=False)), True)
     if torch is not None and issubclass(kind, torch.Generator):
-        return Generator("torch", "a torch.Generator", lambda: x.get_state().numpy().tobytes(), True)
+        return Generator("torch", "a torch.Generator", lambda: _bytes(x.get_state), True)
     return None
+
+
+def _bytes(state: Callable[[], Any]) -> bytes | None:
+    """A state of PyTorch's; None under its tracers and transforms, whose tensors cannot be read."""
+    try:
+        return state().numpy().tobytes()
+    except Exception:  # each of them raises another
+        return None
 
 
 def _plain(state: Any) -> Hashable:
