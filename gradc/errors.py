@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from gradc.entry import UNTOLD, entry, tell_torch
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -52,18 +54,24 @@ class Source:
         return linecache.getline(self.file, self.line).rstrip("\n")
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{printable(Path(self.file).name)}:{self.line}"
 
     def pointed(self) -> str:
         """The user's line with a caret under the expression."""
-        line = self.text()
+        line, place = self.text(), f"  {printable(self.file)}:{self.line}"
         if not line.strip():
-            return f"  {self.file}:{self.line}"
+            return place
         lead = len(line) - len(line.lstrip())
         start = lead if self.column is None else _characters(line, self.column)
         one_line = self.end_column is not None and self.end_line in (None, self.line)
         stop = _characters(line, self.end_column) if one_line and self.end_column is not None else len(line)
-        return f"  {self.file}:{self.line}\n    {line[lead:]}\n    {' ' * (start - lead)}{'^' * max(1, stop - start)}"
+        before, pointed_at, after = (printable(part) for part in (line[lead:start], line[start:stop], line[stop:]))
+        return f"{place}\n    {before}{pointed_at}{after}\n    {' ' * len(before)}{'^' * max(1, len(pointed_at))}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, as anyone may read it: what is not printable (line breaks, controls, half characters) is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _characters(line: str, column: int) -> int:
@@ -101,11 +109,19 @@ def user_source() -> Source | None:
     return Source(code.co_filename, line, *_columns(code, frame.f_lasti), code.co_name)
 
 
-@cache
+_COLUMNS: dict[tuple[int, int], tuple[Any, tuple[int | None, int | None]]] = {}  # with the code, to keep its address
+
+
 def _columns(code: Any, instruction: int) -> tuple[int | None, int | None]:
-    """The columns of one instruction; an expression over several lines has no end on its first."""
-    first, last, column, end_column = list(code.co_positions())[instruction // 2]
-    return (column, end_column) if first == last else (column, None)
+    """The columns of one instruction; an expression over several lines has no end on its first.
+
+    Remembered by address: hashing code is slow, and what torch.compile makes does not hash.
+    """
+    key = id(code), instruction
+    if key not in _COLUMNS:
+        first, last, column, end_column = list(code.co_positions())[instruction // 2]
+        _COLUMNS[key] = code, (column, end_column if first == last else None)
+    return _COLUMNS[key][1]
 
 
 class GradcError(Exception):
@@ -173,19 +189,23 @@ def hide_internals(error: BaseException) -> None:
     if not isinstance(error, GradcError) and is_internal(last.co_filename) and last.co_name not in LOOKUPS:
         return
     shown = None
-    for entry in reversed(entries):
-        if not is_internal(entry.tb_frame.f_code.co_filename):
-            shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    for step in reversed(entries):
+        if not is_internal(step.tb_frame.f_code.co_filename):
+            shown = TracebackType(shown, step.tb_frame, step.tb_lasti, step.tb_lineno)
     error.__traceback__ = shown
     if _is_wholly_internal(error.__context__):
         error.__suppress_context__ = True
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates what users call: its errors show no frame of gradc."""
+    """Decorates what users call: its errors show no frame of gradc, and torch.compile ends a graph there."""
+    entry(function)
 
+    @entry
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             return function(*args, **kwargs)
         except Exception as error:

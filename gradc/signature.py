@@ -17,9 +17,9 @@ import numpy as np
 import optree
 
 from gradc import types
-from gradc.errors import TraceError
+from gradc.errors import TraceError, printable
 from gradc.ir import Value
-from gradc.leaves import is_array_kind
+from gradc.tensors import is_tensor_type
 from gradc.types import Spec
 
 NUMPY, TORCH, ABSTRACT, NUMBER, PLAIN, STATIC = range(6)
@@ -132,7 +132,7 @@ def kind_of(kind: type) -> int:
         return NUMPY
     if issubclass(kind, Spec | Value):
         return ABSTRACT
-    return TORCH if any(is_array_kind(base) for base in kind.__mro__) else STATIC
+    return TORCH if is_tensor_type(kind) else STATIC
 
 
 def is_dynamic(leaf: Any) -> bool:
@@ -193,7 +193,7 @@ def _refuse_unhashable(args: tuple, kwargs: dict, static: StaticNames) -> NoRetu
     where = f"positional argument {path[1]}" if path[0] == 0 else f"argument {path[1]!r}"
     if path[0] == 0 and path[1] < len(names) and isinstance(leaf, Static):
         where = f"argument {names[path[1]]!r}"
-    inside = f" (at {'.'.join(map(str, path[2:]))})" if path[2:] else ""
+    inside = f" (at {printable('.'.join(map(str, path[2:])))})" if path[2:] else ""
     raise TraceError(
         f"{where}{inside} is a {type(what).__name__}, which is neither an array nor hashable",
         advice="Pass a tuple: what is static has to hash."

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optree
 
 from gradc import ir
-from gradc.errors import TraceError
+from gradc.entry import entry
+from gradc.errors import TraceError, printable
 from gradc.ir import Graph, Value
 from gradc.leaks import refuse_left_behind
 from gradc.leaves import as_value, is_array, is_scalar, lift, make_input
@@ -26,6 +28,7 @@ from gradc.types import Spec
 _state = threading.local()
 
 
+@entry
 def tracing() -> bool:
     """Whether this thread is inside a trace, where array functions build Values rather than compute arrays."""
     return getattr(_state, "depth", 0) > 0
@@ -117,6 +120,13 @@ def recording() -> Iterator[list[Value]]:
         recorder.finish()
 
 
+def name_values() -> None:
+    """Gives the Values of the running trace the names they are bound to by now."""
+    for listener in ir.thread.listeners:
+        if isinstance(listener, NameRecorder):
+            listener.name_all()
+
+
 def _unwrapped(leaf: Any) -> Any:
     return leaf.what if isinstance(leaf, Static) else leaf
 
@@ -126,7 +136,7 @@ def flat_results(result: Any) -> tuple[tuple[Value, ...], optree.PyTreeSpec, lis
     paths, leaves, tree = optree.tree_flatten_with_path(result)
     for path, leaf in zip(paths, leaves, strict=True):
         if not (isinstance(leaf, Value) or is_array(leaf) or is_scalar(leaf)):
-            place = f" at {'.'.join(map(str, path))} of its result" if path else ""
+            place = f" at {printable('.'.join(map(str, path)))} of its result" if path else ""
             raise TraceError(
                 f"the function returned a {type(leaf).__name__}{place}, which is not an array",
                 advice="Return arrays and numbers, in tuples, lists or dicts as you like.",
@@ -152,10 +162,10 @@ def name_outputs(outputs: Sequence[Value], places: Sequence[tuple], inputs: set[
 
 def title_of(function: Any) -> str:
     """The function's name as an identifier; `function` for a lambda."""
-    while hasattr(function, "func"):
+    while isinstance(function, partial):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
-    return "function" if name == "<lambda>" else identifier(name)
+    return "function" if name == "<lambda>" else identifier(str(name))
 
 
 def refuse_strangers(graph: Graph, start: int) -> None:

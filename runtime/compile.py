@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -16,6 +17,7 @@ import numpy as np
 
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
+from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import TraceError, UnsupportedError, hide_internals, public
 from gradc.ir import Graph
 from gradc.normalise import normalise
@@ -27,9 +29,10 @@ from gradc.runtime.locks import ForkLock
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import refuse_misuse, signature_key, static_names, static_objects
+from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names, static_objects
+from gradc.tensors import asked, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
-from gradc.transforms import is_traced
+from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
 
 P = ParamSpec("P")
@@ -40,12 +43,13 @@ BACKENDS = ("auto", "numpy", "interpret", "triton")
 
 @dataclass(frozen=True)
 class Options:
-    """How a function is compiled."""
+    """How a function is compiled. Schedules are made for `device`; for the GPU here unless told."""
 
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
     deterministic: bool = True
     memory_budget: int | None = None
+    device: Device | None = None
 
 
 @dataclass
@@ -73,14 +77,26 @@ class Compiled(Generic[P, R]):
         self._changes = 0  # traces in a row that changed what the function reads
         self._lock = ForkLock()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @entry
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             if is_traced((args, kwargs)):
-                return self.function(*args, **kwargs)
+                return self._inlined(args, kwargs)
+            if (answer := asked(self, args, kwargs)) is not NotImplemented:
+                return answer
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)
             raise
+
+    def _inlined(self, args: tuple, kwargs: dict) -> R:
+        """The function as a part of the program that is being traced, to which arrays are what they are to its own."""
+        positions, names = self._static.positions, self._static.names
+        given = (x if i in positions else run_primals(x) for i, x in enumerate(args))
+        named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}
+        return self.function(*given, **named)  # type: ignore[arg-type]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
@@ -89,7 +105,9 @@ class Compiled(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"
 
+    @entry
     def _run(self, args: tuple, kwargs: dict) -> Any:
+        args, kwargs = with_readable_tensors(args, kwargs)
         key, arrays = signature_key(args, kwargs, self._static)
         refuse_specs(arrays)
         backend = resolve_backend(self.options.backend, arrays)
@@ -105,10 +123,12 @@ class Compiled(Generic[P, R]):
                 prepared = self._programs.get(full)
                 if prepared is None:
                     self._tell_of_another(full)
+                    options = self.options
                     with watched(self.function, held, self._names):
-                        traced = traced_function(self.function, args, kwargs, self.options.static_argnames)
+                        traced = traced_function(self.function, args, kwargs, options.static_argnames)
                     self._warn_of_outside(key, outside)
-                    executable = Executable(normalised(traced), backend, self.options.memory_budget, self.options.deterministic)
+                    graph = normalised(traced)
+                    executable = Executable(graph, backend, options.memory_budget, options.deterministic, options.device)
                     prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
         self._uses = prepared.used = self._uses + 1
@@ -141,6 +161,7 @@ class Compiled(Generic[P, R]):
     @public
     def lower(
         self,
+        /,
         *args: Any,
         wrt: int | Sequence[int] | None = None,
         device: str | Device | None = None,
@@ -156,11 +177,22 @@ class Compiled(Generic[P, R]):
         and as they were there unless told. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device
         without figures and a budget that is too small.
         """
+        options = {"wrt": wrt, "device": device, "deterministic": deterministic, "memory_budget": memory_budget}
+        refuse_arrays_as_options(options)
         in_order = self.options.deterministic if deterministic is None else deterministic
-        figures = replace(chosen_device(device), atomics=not in_order)
+        figures = replace(chosen_device(device or self.options.device), atomics=not in_order)
         budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)
+
+
+def refuse_arrays_as_options(options: dict[str, Any]) -> None:
+    """Raises TraceError where an array was meant for a parameter of the function that is called like an option of `lower`."""
+    for name, given in options.items():
+        if is_dynamic(given):
+            raise TraceError(
+                f"`lower` has an option {name!r} of its own, and was given an array", advice="Pass the array by position."
+            )
 
 
 def refuse_specs(arrays: Sequence[Any]) -> None:
@@ -171,6 +203,7 @@ def refuse_specs(arrays: Sequence[Any]) -> None:
 
 def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
     """The function's results, traced for this one call; a transform called on arrays ends here."""
+    args, kwargs = with_readable_tensors(args, kwargs)
     _, arrays = signature_key(args, kwargs)
     refuse_specs(arrays)
     traced, graph = program_of(function, args, kwargs)
@@ -229,12 +262,12 @@ def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
     executable = prepared.executable
     arrays = [*arrays, *executable.literals()]
     tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
+    readable(tensors)
     refuse_devices(tensors, executable.backend)
     if not tensors:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
     from gradc.runtime import tape
 
-    tape.refuse_transforms_of_torch()
     if tape.wants_tape(arrays):
         return prepared.traced.results(tape.recorded(executable, arrays))
     from gradc.runtime.execute import to_torch

@@ -65,5 +65,5 @@ def _file(key: str, source: str, cache: DiskCache) -> Path:
 def _temporary(key: str, source: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"gradc-{key[:8]}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / FILE).write_text(source)
+    (folder / FILE).write_text(source, encoding="utf-8")
     return folder
