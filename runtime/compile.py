@@ -25,7 +25,7 @@ from gradc.runtime import forks
 from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change, unfollowed
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
-from gradc.runtime.frozen import warn_of_changes, warn_of_unfollowed, watched
+from gradc.runtime.frozen import warn_of_changes, warn_of_many, warn_of_unfollowed, watched
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
@@ -38,6 +38,7 @@ from gradc.types import Spec
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PROGRAMS = 512  # of one function; at some 100 kB each
 BACKENDS = ("auto", "numpy", "interpret", "triton")
 
 
@@ -54,23 +55,26 @@ class Options:
 
 @dataclass
 class Prepared:
-    """A traced function and what runs it. `held` keeps alive what the key identifies by address."""
+    """A traced function and what runs it. `held` keeps alive what the key identifies by address; `used` orders by last use."""
 
     traced: Traced
     executable: Executable
     held: tuple[Any, ...] = field(default=())
+    used: int = 0
 
 
 class Compiled(Generic[P, R]):
-    """A function that runs as gradc's program of it. Made by `compile`; see there."""
+    """A function that runs as gradc's program of it. Made by `compile`; see there. `programs` is how many are kept."""
 
-    def __init__(self, function: Callable[P, R], options: Options):
+    def __init__(self, function: Callable[P, R], options: Options, programs: int = PROGRAMS):
         functools.update_wrapper(self, function)
         self.function, self.options = function, options
         self._static = static_names(function, options.static_argnames)
         self._programs: dict[Hashable, Prepared] = {}
+        self._limit, self._uses = programs, 0
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
+        self._dropped = False  # whether programs were dropped
         self._changes = 0  # traces in a row that changed what the function reads
         self._lock = forks.lock()
 
@@ -124,8 +128,7 @@ class Compiled(Generic[P, R]):
             with self._lock:
                 prepared = self._programs.get(full)
                 if prepared is None:
-                    if self._last is not None:
-                        log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
+                    self._tell_of_another(full)
                     options = self.options
                     with watched(self.function, held, self._names):
                         traced = traced_function(self.function, args, kwargs, options.static_argnames)
@@ -134,7 +137,23 @@ class Compiled(Generic[P, R]):
                     executable = Executable(graph, backend, options.memory_budget, options.deterministic, options.device)
                     prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
+        self._uses = prepared.used = self._uses + 1
         return prepared
+
+    def _tell_of_another(self, full: tuple[Any, ...]) -> None:
+        """Logs why another program is made, and makes room for it by dropping those that were not used for longest."""
+        if self._last is None:
+            return
+        change = describe_change(self._last, full)
+        log("recompile", f"{title_of(self.function)}: {change}")
+        if len(self._programs) < self._limit:
+            return
+        for key in sorted(self._programs, key=lambda key: self._programs[key].used)[: max(1, self._limit // 8)]:
+            del self._programs[key]
+        log("recompile", f"{title_of(self.function)}: more than {self._limit} programs, the oldest are dropped")
+        if not self._dropped:
+            self._dropped = True
+            warn_of_many(self.function, self._limit, change)
 
     def _warn_of_outside(self, key: Hashable, before: Hashable) -> None:
         """Says what of all that the function refers to cannot be followed, and what it changes itself, twice in a row."""
@@ -326,6 +345,9 @@ def compile(
     another program. A number taken out of an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it
     was: pass it as an argument. So does what it draws, reads or takes from an iterator while tracing (`random`, `time`, files), of
     which a FrozenWarning tells.
+
+    Of one function 512 programs are kept, each for other shapes, dtypes, static arguments or values it reads; then those that were
+    not used for longest are dropped, and a RecompileWarning says what keeps changing.
 
     Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet; when first
     called, for a budget that is too small, with the least that is possible.

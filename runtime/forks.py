@@ -23,7 +23,8 @@ def lock() -> Any:
 
 def _free() -> None:
     for held in list(_LOCKS):
-        held._at_fork_reinit()
+        if not held._is_owned():  # by the thread that forked, which goes on and gives it back itself
+            held._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -126,11 +127,20 @@ class Pool:
         self.lock = forks.lock()
         self.waiting: dict[Mode, list[Worker]] = {"build": [], "interpret": []}
         self.started: list[Worker] = []
+        self.room = {mode: threading.BoundedSemaphore(processors()) for mode in self.waiting}
         self.folder = tempfile.mkdtemp(prefix="gradc-build-")
 
     @contextlib.contextmanager
     def worker(self, mode: Mode) -> Iterator[Worker]:
-        """A worker to oneself. Whatever interrupts its request also ends it, since its pipes are then out of step."""
+        """A worker to oneself, of at most one for each processor; others wait for theirs.
+
+        Whatever interrupts its request also ends it, since its pipes are then out of step.
+        """
+        with self.room[mode], self._worker(mode) as worker:
+            yield worker
+
+    @contextlib.contextmanager
+    def _worker(self, mode: Mode) -> Iterator[Worker]:
         with self.lock:
             worker = self.waiting[mode].pop() if self.waiting[mode] else None
         worker = worker or self._new(mode)
@@ -156,9 +166,7 @@ class Pool:
 
 _POOLS: list[Pool] = []  # this process's own, once it is needed
 _LOCK = forks.lock()
-_INHERITED: list[
-    Pool
-] = []  # of the processes this one was forked from; kept, as closing a file waits for who was writing to it
+_INHERITED: list[Pool] = []  # of the process this one was forked from: closing a file waits for who was writing to it
 
 
 def _pool() -> Pool:
