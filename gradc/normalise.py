@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, mapped, moment, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
+from gradc.markers import StraightThrough
 from gradc.ranges import interval_of
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
@@ -28,8 +29,8 @@ COMMUTATIVE = frozenset(
 # Markers that mean nothing any more: once differentiation is done nothing stops it, and once residuals are chosen nothing is kept.
 FINISHED: dict[str, tuple[type[Marker], ...]] = {
     "before": (Variable,),
-    "after": (Variable, StopGradient),
-    "final": (Variable, StopGradient, Keep),
+    "after": (Variable, StopGradient, StraightThrough),
+    "final": (Variable, StopGradient, StraightThrough, Keep),
 }
 
 
