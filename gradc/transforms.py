@@ -31,6 +31,7 @@ Function = Callable[..., Any]
 Argnums = int | Sequence[int]
 
 
+@public
 def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """The gradient of a function that returns a scalar, with respect to the arguments `argnums` (pytrees of floating arrays).
 
@@ -48,6 +49,7 @@ def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Fun
     return gradient
 
 
+@public
 def value_and_grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """Like `grad`, returning (value, gradient), or ((value, auxiliary), gradient) with `has_aux`."""
 

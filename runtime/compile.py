@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 import numpy as np
 
+from gradc.absent import missing
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
-from gradc.errors import TraceError, UnsupportedError, hide_internals, public
+from gradc.errors import TraceError, UnsupportedError, hide_internals, public, refuse_misuse
 from gradc.ir import Graph
 from gradc.normalise import normalise
 from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
@@ -27,7 +28,7 @@ from gradc.runtime.execute import Executable, from_torch, refuse_devices
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names
+from gradc.signature import is_dynamic, signature_key, static_names
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced
 from gradc.types import Spec
@@ -80,6 +81,9 @@ class Compiled(Generic[P, R]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
         return self if instance is None else functools.partial(self, instance)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise missing("Compiled", name, dir(type(self)))
 
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"

@@ -14,11 +14,10 @@ import numpy as np
 import optree
 
 from gradc import types
-from gradc.errors import GradcError, UnsupportedError, hide_internals
+from gradc.errors import GradcError, UnsupportedError, hide_internals, refuse_misuse
 from gradc.interpret import evaluate
 from gradc.ir import Graph, Value
 from gradc.leaves import is_array
-from gradc.signature import refuse_misuse
 from gradc.trace import tracing, tracing_scope
 
 P = ParamSpec("P")
