@@ -11,14 +11,15 @@ import os
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 import numpy as np
 
+from gradc.absent import missing
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
 from gradc.entry import UNTOLD, entry, tell_torch
-from gradc.errors import TraceError, UnsupportedError, hide_internals, public
+from gradc.errors import TraceError, UnsupportedError, hide_internals, public, refuse_misuse
 from gradc.ir import Graph
 from gradc.normalise import normalise
 from gradc.runtime import forks
@@ -30,7 +31,7 @@ from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
 from gradc.runtime.references import found, reference
-from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names, static_objects
+from gradc.signature import is_dynamic, signature_key, static_names, static_objects
 from gradc.tensors import ask, is_answered_elsewhere, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced, run_primals
@@ -107,6 +108,9 @@ class Compiled(Generic[P, R]):
         """Pickled and copied by its name, which is this object's and not the function's; without one, compiled again from the function."""
         where = reference(self)
         return (found, where) if where else (Compiled, (self.function, self.options))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise missing("Compiled", name, dir(type(self)))
 
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"

@@ -16,11 +16,10 @@ import optree
 
 from gradc import types
 from gradc.entry import UNTOLD, entry, tell_torch
-from gradc.errors import GradcError, UnsupportedError, hide_internals
+from gradc.errors import GradcError, UnsupportedError, hide_internals, refuse_misuse
 from gradc.interpret import evaluate
 from gradc.ir import Graph, Value
 from gradc.leaves import is_array
-from gradc.signature import refuse_misuse
 from gradc.tensors import ask, is_answered_elsewhere, readable
 from gradc.trace import tracing, tracing_scope
 
