@@ -6,6 +6,7 @@ Every rewrite here is exact in floating point, but for the order of sums. Nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import nan
 
 from gradc import types
 from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
@@ -147,7 +148,10 @@ def _bounded_scatter(value: Value) -> Value:
 
 
 def _gather(value: Value) -> Value:
+    """Negative indices count from the end. An axis without places has no number for any index."""
     x, index = value.operands
+    if not x.size:
+        return constant(nan if value.dtype.is_floating else 0, value.dtype, value.shape)
     return apply(value.operation, x, _wrapped(index, x.shape[value.operation.axis]))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradc.empties import without_empties
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, mapped, moment, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
@@ -39,7 +40,7 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
 
     `stage` is "before" differentiation, "after" it, or "final" when the residuals are chosen; it says which markers go.
     """
-    graph = without_markers(graph, FINISHED[stage])
+    graph = without_empties(without_markers(graph, FINISHED[stage]))
     for _ in range(ROUNDS):
         simpler = reuse_products(reuse_quotients(rewritten(graph)))
         if all(a is b for a, b in zip(simpler.outputs, graph.outputs, strict=True)):
