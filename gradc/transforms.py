@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from operator import index
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import optree
@@ -148,11 +149,11 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     """
     chosen = argnums if isinstance(argnums, tuple | list) else (argnums,)
 
-    @entry
     @wraps(like or inside)
-    def program(*args: Any, **kwargs: Any) -> Any:  # `call` would hold itself, and what it closes over until it is collected
+    def program(*args: Any, **kwargs: Any) -> Any:
         return inside(*args, **kwargs)
 
+    @entry
     @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         if UNTOLD and "torch" in sys.modules:
@@ -160,7 +161,7 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
         try:
             if is_traced((args, kwargs)):
                 return inside(*run_primals(args), **run_primals(kwargs))
-            if (answer := asked(call, args, kwargs)) is not NotImplemented:
+            if (answer := asked(itself(), args, kwargs)) is not NotImplemented:  # type: ignore[arg-type]
                 return answer
             lifted = {number % len(args) for number in chosen} if args else set()
             return run_traced(program, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
@@ -168,6 +169,7 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
             hide_internals(error)
             raise
 
+    itself = ref(call)  # a function that holds itself keeps what it closes over until the next collection
     return call
 
 
