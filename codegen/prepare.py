@@ -135,11 +135,11 @@ def _scatter(value: Value) -> Value:
 def _bounded_scatter(value: Value) -> Value:
     """A scatter that reads no index outside its axis: what would be added there is 0, and so is its derivative."""
     updates, index = value.operands
-    size, bits = value.operation.size, 8 * index.dtype.itemsize - (index.dtype.kind == "int")
+    size, bits = value.operation.size, 8 * index.dtype.itemsize - (index.dtype.family == "int")
     if not size or not updates.size or size >= 2**bits:  # nothing to add to, nothing to add, no index can lie outside
         return value
     inside = TABLE["less"](index, size)
-    if index.dtype.kind != "uint":
+    if index.dtype.family != "uint":
         inside = TABLE["logical_and"](inside, TABLE["greater_equal"](index, -size))
     kept = TABLE["where"](broadcast_to(inside, updates.shape), updates, 0)
     return apply(value.operation, kept, TABLE["where"](inside, index, 0))
@@ -161,7 +161,7 @@ def _wrapped(index: Value, size: int) -> Value:
     Unsigned ones have none, and those of a program prepared before are done.
     """
     index = cast(index, types.int64) if index.dtype.itemsize < 4 else index
-    if index.dtype.kind == "uint" or _is_wrapped(index, size):
+    if index.dtype.family == "uint" or _is_wrapped(index, size):
         return index
     return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
 

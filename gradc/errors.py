@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from gradc.entry import UNTOLD, entry, tell_torch
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -110,11 +112,19 @@ def user_source() -> Source | None:
     return Source(code.co_filename, line, *_columns(code, frame.f_lasti), code.co_name)
 
 
-@cache
+_COLUMNS: dict[tuple[int, int], tuple[Any, tuple[int | None, int | None]]] = {}  # with the code, to keep its address
+
+
 def _columns(code: Any, instruction: int) -> tuple[int | None, int | None]:
-    """The columns of one instruction; an expression over several lines has no end on its first."""
-    first, last, column, end_column = list(code.co_positions())[instruction // 2]
-    return (column, end_column) if first == last else (column, None)
+    """The columns of one instruction; an expression over several lines has no end on its first.
+
+    Remembered by address: hashing code is slow, and what torch.compile makes does not hash.
+    """
+    key = id(code), instruction
+    if key not in _COLUMNS:
+        first, last, column, end_column = list(code.co_positions())[instruction // 2]
+        _COLUMNS[key] = code, (column, end_column if first == last else None)
+    return _COLUMNS[key][1]
 
 
 class GradcError(Exception):
@@ -164,6 +174,10 @@ class VerificationError(GradcError, AssertionError):
     """A derivative or an emitted kernel that was shown to be wrong."""
 
 
+class FrozenWarning(UserWarning):
+    """The function read something that later calls will not read again: they see what it was when the program was made."""
+
+
 def hide_internals(error: BaseException) -> None:
     """Takes gradc's own frames out of the error's traceback, unless GRADC_DEBUG is set. Call it, then `raise` bare:
 
@@ -182,19 +196,23 @@ def hide_internals(error: BaseException) -> None:
     if not isinstance(error, GradcError) and is_internal(last.co_filename) and last.co_name not in LOOKUPS:
         return
     shown = None
-    for entry in reversed(entries):
-        if not is_internal(entry.tb_frame.f_code.co_filename):
-            shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    for step in reversed(entries):
+        if not is_internal(step.tb_frame.f_code.co_filename):
+            shown = TracebackType(shown, step.tb_frame, step.tb_lasti, step.tb_lineno)
     error.__traceback__ = shown
     if _is_wholly_internal(error.__context__):
         error.__suppress_context__ = True
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates what users call: its errors show no frame of gradc."""
+    """Decorates what users call: its errors show no frame of gradc, and torch.compile ends a graph there."""
+    entry(function)
 
+    @entry
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             return function(*args, **kwargs)
         except Exception as error:

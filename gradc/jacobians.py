@@ -19,7 +19,7 @@ from gradc.language.arguments import normal_axis, value_of
 from gradc.leaves import Reshape, is_array, make_input
 from gradc.structure import Permute
 from gradc.tangents import zeros_like
-from gradc.transforms import Argnums, Function, differentiated, output_values, split_auxiliary, staged
+from gradc.transforms import Argnums, Function, differentiated, in_normal_form, output_values, split_auxiliary, staged
 
 
 @public
@@ -48,6 +48,7 @@ def _jacobian(function: Function, argnums: Argnums, has_aux: bool, entries: Entr
         variables, marked, restore = differentiated(args, argnums, what)
         results, auxiliary = split_auxiliary(function(*marked, **kwargs), has_aux)
         outputs, tree = output_values(results)
+        outputs = in_normal_form(variables, outputs)
         jacobian = optree.tree_unflatten(tree, [restore(row) for row in entries(outputs, variables)])
         return (jacobian, auxiliary) if has_aux else jacobian
 

@@ -207,7 +207,7 @@ def _bits(key: Any, shape: Shape, wide: bool, itemsize: int) -> Value:
 def bits(key: Any, shape: Any = (), dtype: Any = "uint32") -> Value:
     """Uniformly distributed unsigned integers: every bit of every element is a fair coin."""
     kind = types.as_dtype(dtype)
-    if kind.kind != "uint":
+    if kind.family != "uint":
         raise DTypeError(f"random bits are unsigned integers, not {kind}", advice="Use uniform, randint or bernoulli.")
     return cast(_bits(key, _shape(shape), kind.itemsize == 8, kind.itemsize), kind)
 

@@ -19,6 +19,7 @@ import optree
 from gradc import types
 from gradc.errors import TraceError, printable
 from gradc.ir import Value
+from gradc.tensors import is_tensor_type
 from gradc.types import Spec
 
 NUMPY, TORCH, ABSTRACT, NUMBER, PLAIN, STATIC = range(6)
@@ -97,14 +98,19 @@ def signature_key(args: tuple, kwargs: dict, static: StaticNames = NOTHING_STATI
     return tuple(key), arrays
 
 
+def static_objects(key: Hashable) -> list[Any]:
+    """The static leaves of a `signature_key` that are neither numbers nor text: what they refer to may change."""
+    leaves = [part[1] for part in key[1:] if len(part) == 2 and _KINDS.get(part[0]) == STATIC]  # type: ignore[index]
+    return [leaf.what if isinstance(leaf, Static) else leaf for leaf in leaves]
+
+
 def kind_of(kind: type) -> int:
     """How leaves of a Python type are treated."""
     if issubclass(kind, np.ndarray | np.generic):
         return NUMPY
     if issubclass(kind, Spec | Value):
         return ABSTRACT
-    from_torch = any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__) and hasattr(kind, "stride")
-    return TORCH if from_torch else STATIC
+    return TORCH if is_tensor_type(kind) else STATIC
 
 
 def is_dynamic(leaf: Any) -> bool:

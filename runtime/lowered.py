@@ -178,7 +178,7 @@ def build_request(kernel: Emitted, dtypes: dict) -> BuildRequest:
 
 def pointer_name(dtype: DType) -> str:
     """Triton's name of an element type."""
-    return POINTERS.get(dtype.name) or f"{'u' if dtype.kind == 'uint' else 'i'}{8 * dtype.itemsize}"
+    return POINTERS.get(dtype.name) or f"{'u' if dtype.family == 'uint' else 'i'}{8 * dtype.itemsize}"
 
 
 def integer_name(value: int) -> str:

@@ -6,8 +6,6 @@ import os
 
 import pytest
 
-from gradc.codegen import small
-
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder_of_the_session(tmp_path_factory):
@@ -19,13 +17,3 @@ def cache_folder_of_the_session(tmp_path_factory):
         del os.environ["GRADC_CACHE_DIR"]
     else:
         os.environ["GRADC_CACHE_DIR"] = before
-
-
-@pytest.fixture(autouse=True)
-def products_as_large_ones(request, monkeypatch, tmp_path):
-    """Tests multiply small matrices in place of large ones, so products use the matrix unit, except where a test is marked."""
-    if request.node.get_closest_marker("small_products"):
-        monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / "small"))  # plans are kept by program, not by these limits
-    else:
-        monkeypatch.setattr(small, "SURELY", 0)
-        monkeypatch.setattr(small, "PERHAPS", 0)

@@ -12,11 +12,10 @@ pytest.importorskip("triton")
 
 import gradc  # noqa: E402
 from gradc.codegen.device import H200  # noqa: E402
-from gradc.codegen.small import PERHAPS, SURELY  # noqa: E402
 from gradc.runtime.policy import check_ptx  # noqa: E402
 from tests.kernels import check, tensor  # noqa: E402
 
-pytestmark = [pytest.mark.triton, pytest.mark.small_products]
+pytestmark = pytest.mark.triton
 
 NETWORK = [(21, 3), (3, 8), (8,), (8, 8), (8,), (8, 1)]
 
@@ -88,7 +87,8 @@ def test_small_products_of_float32_are_not_rounded_to_tf32(spelling):
 
 def test_large_products_use_the_matrix_unit():
     for side, small in ((32, True), (256, False)):
-        assert (side**3 <= SURELY, side**3 > PERHAPS) == (small, not small)
+        surely, perhaps = H200.small_products
+        assert (side**3 <= surely, side**3 > perhaps) == (small, not small)
         low = gradc.compile(lambda x, w: x @ w).lower(*specs((side, side), (side, side)))
         assert ("tl.dot(" in low.source) is not small
 

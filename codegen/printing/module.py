@@ -30,6 +30,8 @@ EXPECT = '''def expect(name, array, shape, dtype, strides):
         raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {tuple(array.shape)}")
     if array.numel() and any(n > 1 and s != t for n, s, t in zip(shape, array.stride(), strides)):
         raise ValueError(f"{name}: expected strides {strides}, got {array.stride()}")
+    if array.is_neg():
+        raise ValueError(f"{name}: its elements wait for their sign; pass {name}.resolve_neg()")
 '''
 
 
@@ -160,11 +162,15 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
         lines.append(f"    expect({name!r}, {name}, {value.shape}, torch.{dtypes[value].name}, {strides})")
     if function.outputs and inputs and not set(function.outputs) <= set(function.inputs):
         lines.append(f"    {device} = {inputs[0]}.device")
+    body = []
     for part in lifetimes(function):
-        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed, device)}" for v in part.made]
-        lines += step_lines(part.step, identifiers)
+        body += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed, device)}" for v in part.made]
+        body += step_lines(part.step, identifiers)
         gone = [*part.gone, *(view.part for view in _passed_views(function.steps) if view.array in set(part.gone))]
-        lines += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
+        body += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
+    if body:
+        place = inputs[0] if inputs else f"torch.empty(0, device={device})"
+        lines += [f"    with torch.cuda.device_of({place}):", *(f"    {line}" for line in body)]
     results = ", ".join(identifiers[v] for v in function.outputs)
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
 
@@ -270,7 +276,7 @@ def wiring_text(
     incoming = {name: fresh(f"d_{name}") for name in own}
     context, gradient = fresh("ctx"), fresh("gradients")
     arguments = ", ".join(identifiers[value] for value in inputs)
-    given = "".join(f", {incoming[name]}.contiguous()" for name in floating)
+    given = "".join(f", {incoming[name]}.contiguous().resolve_neg()" for name in floating)
     tape = module.fresh(class_name(title))
     returned = ", ".join(f"{gradient}[{gradients[value]}]" if value in gradients else "None" for value in inputs)
     lines = [
@@ -286,6 +292,8 @@ def wiring_text(
         "",
         "    @staticmethod",
         f"    def backward({context}, {', '.join(incoming.values())}):",
+        "        if torch.is_grad_enabled():",
+        f'            raise RuntimeError("{title} cannot be differentiated twice: call backward without create_graph")',
         f"        {gradient} = backward(*{context}.saved_tensors{given})",
         f"        return {returned}",
         "",

@@ -282,8 +282,8 @@ def put(path: list[Value], updates: Value, last_wins: bool = False) -> Value:
 def is_last(index: Value, size: int) -> Value:
     """Whether no later entry along dimension 0 means the same one of `size` elements; shaped as the index."""
     count = index.shape[0]
-    flat = reshaped(index, (count,))
-    flat = where(less(flat, 0), add(cast(flat, types.int64), size), flat)
+    flat = cast(reshaped(index, (count,)), types.int64)
+    flat = where(less(flat, 0), add(flat, size), flat)
     same = equal(reshaped(flat, (count, 1)), reshaped(flat, (1, count)))
     later = less(iota(count, 0, 2), iota(count, 1, 2))
     return reshaped(TABLE["logical_not"].on_values(any_of(logical_and(same, later), axis=1)), index.shape)

@@ -210,7 +210,9 @@ def _torch_function(function: Any, kinds: Any, args: Any = (), kwargs: Any = Non
 
 
 NUMPY_UFUNCS: dict[Any, Callable[..., Value]] = {row.numpy: FUNCTIONS[name] for name, row in TABLE.items()} | {
-    np.matmul: linear.matmul
+    np.matmul: linear.matmul,
+    np.power: FUNCTIONS["pow"],
+    np.floor_divide: FUNCTIONS["floor_divide"],
 }
 SUMS = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min", np.logical_and: "all", np.logical_or: "any"}
 

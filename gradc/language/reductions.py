@@ -31,7 +31,7 @@ def accumulated_dtype(dtype: DType, wanted: Any) -> DType:
     """What sums and products of a dtype are held in: 64 bits for bools and integers, the dtype itself for floats."""
     if wanted is not None:
         return types.as_dtype(wanted)
-    return dtype if dtype.is_floating else types.uint64 if dtype.kind == "uint" else types.int64
+    return dtype if dtype.is_floating else types.uint64 if dtype.family == "uint" else types.int64
 
 
 def ordered(x: Any) -> Value:
