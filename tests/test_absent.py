@@ -149,6 +149,9 @@ def test_a_missing_name_is_an_attribute_error_that_pickles():
     assert str(pickle.loads(pickle.dumps(error))).startswith("gradc.cond is not there yet")
 
 
+OF_TENSORS = ("tensors.py",)  # what they advise is a torch tensor's, before the call
+
+
 def strings_of(file: Path) -> list[str]:
     return [
         x.value
@@ -160,16 +163,14 @@ def strings_of(file: Path) -> list[str]:
 def test_no_text_advises_what_does_not_exist():
     """Every `gradc.name` in a string of the source, and every method of an array that is written out."""
     files = [path for folder in PACKAGE_FOLDERS for path in Path(folder).rglob("*.py")]
-    named = {
-        (file.name, name) for file in files for text in strings_of(file) for name in re.findall(r"\bgradc((?:\.\w+)+)", text)
-    }
-    assert len(named) > 100
-    assert [pair for pair in sorted(named) if not exists(pair[1])] == []
-    methods = {
-        (file.name, name) for file in files for text in strings_of(file) for name in re.findall(r"`x\.(\w+)[(`\[ .]", text)
-    }
-    assert len(methods) > 15
-    assert [pair for pair in sorted(methods) if not hasattr(Value, pair[1])] == []
+    texts = [text for file in files for text in strings_of(file)]
+    of_arrays = [text for file in files if file.name not in OF_TENSORS for text in strings_of(file)]
+    named = {name for text in texts for name in re.findall(r"\bgradc((?:\.\w+)+)", text)}
+    assert len(named) > 80
+    assert [name for name in sorted(named) if not exists(name)] == []
+    methods = {name for text in of_arrays for name in re.findall(r"`x\.(\w+)[(`\[ .]", text)}
+    assert len(methods) > 10
+    assert [name for name in sorted(methods) if not hasattr(Value, name)] == []
     assert not exists(".cond")
 
 
