@@ -23,12 +23,14 @@ class Names:
 
     def __init__(self, taken: tuple[str, ...] = ()):
         self._taken = set(taken)
+        self._numbers: dict[str, int] = {}  # the last number given to each wish
 
     def fresh(self, wish: str) -> str:
         base = identifier(wish)
-        name, number = base, 0
+        name, number = base, self._numbers.get(base, 0)
         while name in self._taken:
             number += 1
             name = f"{base}_{number}"
         self._taken.add(name)
+        self._numbers[base] = number
         return name
