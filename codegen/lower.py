@@ -58,7 +58,7 @@ def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = K
 
     Without `recipes` no sum rides along with what it depends on. Raises UnsupportedError for a budget that is too small.
     """
-    prepared = prepare(with_literals(graph))
+    prepared = prepare(normalise(with_literals(graph), "after"))  # nothing is differentiated any more
 
     def made(memory: Memory) -> Program:
         parts = sections(prepared, frozenset(), memory, device, recipes)

@@ -178,6 +178,10 @@ class FrozenWarning(UserWarning):
     """The function read something that later calls will not read again: they see what it was when the program was made."""
 
 
+class RecompileWarning(UserWarning):
+    """A function is compiled for so many kinds of arguments that programs are dropped, and made again when they are wanted."""
+
+
 def hide_internals(error: BaseException) -> None:
     """Takes gradc's own frames out of the error's traceback, unless GRADC_DEBUG is set. Call it, then `raise` bare:
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradc.empties import without_empties
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, mapped, moment, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
+from gradc.markers import StraightThrough
 from gradc.ranges import interval_of
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
@@ -28,8 +30,8 @@ COMMUTATIVE = frozenset(
 # Markers that mean nothing any more: once differentiation is done nothing stops it, and once residuals are chosen nothing is kept.
 FINISHED: dict[str, tuple[type[Marker], ...]] = {
     "before": (Variable,),
-    "after": (Variable, StopGradient),
-    "final": (Variable, StopGradient, Keep),
+    "after": (Variable, StopGradient, StraightThrough),
+    "final": (Variable, StopGradient, StraightThrough, Keep),
 }
 
 
@@ -38,7 +40,7 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
 
     `stage` is "before" differentiation, "after" it, or "final" when the residuals are chosen; it says which markers go.
     """
-    graph = without_markers(graph, FINISHED[stage])
+    graph = without_empties(without_markers(graph, FINISHED[stage]))
     for _ in range(ROUNDS):
         simpler = reuse_products(reuse_quotients(rewritten(graph)))
         if all(a is b for a, b in zip(simpler.outputs, graph.outputs, strict=True)):

@@ -22,6 +22,7 @@ from gradc.absent import missing
 from gradc.ir import Value
 from gradc.language.arguments import value_of
 from gradc.language.calls import array_function
+from gradc.language.reductions import root
 from gradc.leaves import cast, constant
 from gradc.types import int32
 
@@ -202,7 +203,7 @@ def global_norm(tree: Any) -> Value:
     total: Any = 0.0
     for leaf in optree.tree_leaves(tree):
         total = total + g.sum(square(leaf))
-    return g.sqrt(total)
+    return root(value_of(total))
 
 
 def stateless(change: Callable[[Any, Any], Any]) -> Optimizer:

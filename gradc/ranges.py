@@ -62,12 +62,12 @@ def _peak_under(value: Value) -> Value | None:
     """The repeated maximum in x - max(x)."""
     if value.operation is TABLE["subtract"]:
         x, peak = value.operands
-        return peak if _maximum_of(peak) is x else None
+        return peak if _maximum_of(peak) is _itself(x) else None
     if value.operation is not TABLE["negative"] or value.operands[0].operation is not TABLE["add"]:
         return None
     for y, peak in (value.operands[0].operands, value.operands[0].operands[::-1]):
         top = _maximum_of(peak)
-        if top is not None and top.operation is TABLE["negative"] and top.operands[0] is y:
+        if top is not None and top.operation is TABLE["negative"] and top.operands[0] is _itself(y):
             return peak
     return None
 
@@ -82,8 +82,19 @@ def _maximum_of(peak: Value) -> Value | None:
         top = top.operands[0]
     if not isinstance(top.operation, Reduce) or top.operation.kind != "max":
         return None
-    x = top.operands[0]
+    x = _itself(top.operands[0])
     return x if along == [axis for axis in range(x.ndim) if axis not in top.operation.axes and x.shape[axis] != 1] else None
+
+
+def _itself(x: Value) -> Value:
+    """The Value that another is but for its derivative: x for stop_gradient(x) and where(c, x, stop_gradient(x))."""
+    while True:
+        if isinstance(x.operation, StopGradient):
+            x = x.operands[0]
+        elif x.operation is TABLE["where"] and _itself(x.operands[1]) is _itself(x.operands[2]):
+            x = _itself(x.operands[1])
+        else:
+            return x
 
 
 def _holds_a_one(value: Value) -> bool:
