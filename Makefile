@@ -37,9 +37,10 @@ golden: $(INSTALLED)
 ttsem: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m ttsem --whole
 
-# Writes docs/gallery: what becomes of the functions of examples/gallery.py.
+# Writes docs/gallery, what becomes of the functions of examples/gallery.py, and docs/conventions.md.
 gallery: $(INSTALLED)
 	$(BIN)/python -m examples.document
+	$(BIN)/python -m examples.conventions
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""What is known of the elements of a Value before the program runs: an interval, found once and remembered on the Value.
+"""What is known of the elements of a Value before the program runs: an interval, found once.
 
 Every operation says the interval of its results (`interval`); this file walks, and knows two relations between Values: what is
 subtracted from itself as a maximum leaves nothing positive, and a sum of the exponentials of such differences holds a 1.
@@ -11,26 +11,25 @@ from math import inf
 import numpy as np
 
 from gradc.interval import Interval, image
-from gradc.ir import Value
+from gradc.ir import Value, inherited
 from gradc.leaves import Broadcast, Reshape
 from gradc.structure import Reduce, StopGradient
 from gradc.table import TABLE
 
 
-def interval_of(value: Value) -> Interval:
+@inherited
+def interval_of(value: Value, operands: list[Interval]) -> Interval:
     """The interval of a Value's elements."""
-    waiting = [value]
-    while waiting:
-        last = waiting[-1]
-        missing = [operand for operand in last.operands if operand.interval is None]
-        if missing:
-            waiting.extend(missing)
-            continue
-        waiting.pop()
-        if last.interval is None:
-            last.interval = _found(last)
-    assert value.interval is not None
-    return value.interval
+    if is_below_its_maximum(value):
+        return Interval(-inf, 0.0, operands[0].finite)
+    found: Interval = value.operation.interval(value, tuple(operands))
+    return Interval(1.0, found.high, found.finite) if _holds_a_one(value) else found
+
+
+def given_interval(value: Value, interval: Interval) -> Value:
+    """An input of whose elements so much is known."""
+    value.inherited[interval_of.__wrapped__] = interval  # type: ignore[attr-defined]
+    return value
 
 
 def may_be_zero(value: Value) -> bool:
@@ -42,15 +41,6 @@ def is_at_most_one(value: Value) -> bool:
     """Whether every element lies between 0 and 1, as an exponential of what is below its maximum does."""
     found = interval_of(value)
     return found.low >= 0 and found.high <= 1
-
-
-def _found(value: Value) -> Interval:
-    """The interval of a Value whose operands have theirs."""
-    operands = tuple(operand.interval for operand in value.operands if operand.interval is not None)
-    if is_below_its_maximum(value):
-        return Interval(-inf, 0.0, operands[0].finite)
-    found: Interval = value.operation.interval(value, operands)
-    return Interval(1.0, found.high, found.finite) if _holds_a_one(value) else found
 
 
 def is_below_its_maximum(value: Value) -> bool:

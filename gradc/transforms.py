@@ -149,7 +149,7 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     chosen = argnums if isinstance(argnums, tuple | list) else (argnums,)
 
     @wraps(like or inside)
-    def program(*args: Any, **kwargs: Any) -> Any:  # `call` would hold itself, and what it closes over until it is collected
+    def program(*args: Any, **kwargs: Any) -> Any:
         return inside(*args, **kwargs)
 
     @entry

@@ -15,18 +15,21 @@ import dataclasses
 import decimal
 import enum
 import functools
+import multiprocessing
 import operator
 import os
 import queue
 import sys
 import threading
 import types
+import typing
 import weakref
 
 import numpy as np
 
 import gradc
 
+T = typing.TypeVar("T")
 K = 2.0
 TABLE = {"k": 2.0}
 settings = types.ModuleType("outside_settings")
@@ -825,6 +828,193 @@ def a_config_parser():
     held.read_string("[model]\nscale = 2.0")
     yield lambda x: x * held.getfloat("model", "scale")
     held["model"]["scale"] = "3.0"
+
+
+@row
+def shared_memory():
+    held = multiprocessing.Value("d", 2.0)
+    yield lambda x: x * held.value
+    held.value = 3.0
+
+
+@row
+def a_descriptor_that_keeps_by_instance():
+    class Field:
+        def __init__(self):
+            self.values = weakref.WeakKeyDictionary()
+
+        def __get__(self, instance, owner):
+            return self.values[instance]
+
+    field = Field()
+
+    class Model:
+        scale = field
+
+    model = Model()
+    field.values[model] = 2.0
+    yield lambda x: x * model.scale
+    field.values[model] = 3.0
+
+
+@row
+def a_class_method():
+    class Model:
+        scale = 2.0
+
+        @classmethod
+        def apply(cls, x):
+            return x * cls.scale
+
+    yield lambda x: Model.apply(x)
+    Model.scale = 3.0
+
+
+@row
+def a_static_method():
+    class Model:
+        @staticmethod
+        def factor():
+            return TABLE["k"]
+
+    model = Model()
+    yield lambda x: x * model.factor()
+    TABLE["k"] = 3.0
+    yield
+    TABLE["k"] = 2.0
+
+
+@row
+def a_method_of_the_base_class():
+    class Base:
+        scale = 2.0
+
+        def __call__(self, x):
+            return x * Base.scale
+
+    class Model(Base):
+        def __call__(self, x):
+            return super().__call__(x)
+
+    model = Model()
+    yield lambda x: model(x)
+    Base.scale = 3.0
+
+
+@row
+def a_class_kept_by_an_object():
+    class Layer:
+        scale = 2.0
+
+    h = Holder(Layer)
+    yield lambda x: x * h.v.scale
+    Layer.scale = 3.0
+
+
+@row
+def a_decorator_that_is_a_class():
+    class Scaled:
+        def __init__(self, function):
+            self.function, self.factor = function, 2.0
+
+        def __call__(self, x):
+            return self.function(x) * self.factor
+
+    @Scaled
+    def helper(x):
+        return x
+
+    yield lambda x: helper(x)
+    helper.factor = 3.0
+
+
+@row
+def an_attribute_of_a_helper():
+    def helper(x):
+        return x * helper.scale
+
+    helper.scale = 2.0
+    yield lambda x: helper(x)
+    helper.scale = 3.0
+
+
+@row
+def arguments_of_a_partial():
+    kept = [2.0]
+    helper = functools.partial(lambda kept, x: x * kept[0], kept)
+    yield lambda x: helper(x)
+    kept[0] = 3.0
+
+
+@row
+def an_ordinary_nesting_of_all():
+    inner = types.SimpleNamespace(v=2.0)
+    held = collections.deque([{"k": (Holder(inner), [])}])
+    yield lambda x: x * held[0]["k"][0].v.v
+    inner.v = 3.0
+
+
+@row
+def a_generic_class():
+    class Box(typing.Generic[T]):
+        def __init__(self, content):
+            self.content = content
+
+    box = Box[float](2.0)
+    yield lambda x: x * box.content
+    box.content = 3.0
+
+
+@row
+def a_user_mapping():
+    class Registry(collections.abc.Mapping):
+        def __init__(self):
+            self.kept = {"k": 2.0}
+
+        def __getitem__(self, name):
+            return self.kept[name]
+
+        def __iter__(self):
+            return iter(self.kept)
+
+        def __len__(self):
+            return len(self.kept)
+
+    registry = Registry()
+    yield lambda x: x * registry.get("k")
+    registry.kept["k"] = 3.0
+
+
+@row
+def the_length_of_a_container():
+    held = collections.deque([0, 0])
+    yield lambda x: x * len(held)
+    held.append(0)
+
+
+@row
+def a_key_of_a_set():
+    held = {"a"}
+    yield lambda x: x * (3.0 if "b" in held else 2.0)
+    held.add("b")
+
+
+@row
+def a_slot_that_is_filled_later():
+    class Slotted:
+        __slots__ = ("scale",)
+
+    held = Slotted()
+    yield lambda x: x * getattr(held, "scale", 2.0)
+    held.scale = 3.0
+
+
+@row
+def the_identity_of_an_object():
+    a, b = Holder(), Holder()
+    held = [a]
+    yield lambda x: x * (2.0 if held[0] is a else 3.0)
+    held[0] = b
 
 
 # References, functions, defaults ------------------------------------------------------------------------------------------
