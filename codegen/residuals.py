@@ -62,7 +62,7 @@ def partition(
     recomputed = repeatable_products((*outputs, *gradients), device) | again
     wanted = [value for value in needed if not _is_free(value)]
     compared = _compared(later)
-    kept = _cut(wanted, frozenset(outputs), recomputed, compared)
+    kept = list(dict.fromkeys(map(_as_made, _cut(wanted, frozenset(outputs), recomputed, compared))))
     residuals = tuple(_residual(value, frozenset(outputs), compared) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
     given: dict[Value, Value] = {**{value: value for value in cotangents}, **stand_ins}
@@ -144,6 +144,14 @@ def _undone(view: Value, steps: Sequence[Value]) -> Value:
             view = apply(structure.Permute(tuple(step.operation.axes.index(i) for i in range(before.ndim))), view)
         view.name = before.name
     return view
+
+
+def _as_made(value: Value) -> Value:
+    """What is kept in place of a reshape of a reduction or product: that, which a kernel leaves as it makes it."""
+    made = value
+    while isinstance(made.operation, Reshape):
+        (made,) = made.operands
+    return made if isinstance(made.operation, HEAVY) else value
 
 
 def _is_free(value: Value) -> bool:

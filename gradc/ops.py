@@ -126,7 +126,7 @@ def _round(S: Any, x: Any) -> Any:
 # The formatter would give every column a line; a row stays together.
 # fmt: off
 
-# Arithmetic
+# Arithmetic. In the absorbing rows a 0 on the left makes 0 of everything, infinities and nan too: derivatives are written with them.
 add = row(
     "add", np.add, lambda S, x, y: x + y, "{x} + {y}",
     lambda x, y, out: fill_like(x, 1), lambda x, y, out: fill_like(y, 1), takes=NUMBER)
@@ -139,6 +139,13 @@ multiply = row(
 divide = row(
     "divide", np.divide, lambda S, x, y: x / y, "{x} / {y}",
     lambda x, y, out: reciprocal(y), lambda x, y, out: -out / y, domain="y != 0", flops=4)
+absorbing_multiply = row(
+    "absorbing_multiply", lambda x, y: np.where(x == 0, np.zeros_like(y), x * y), lambda S, x, y: x * y,
+    "tl.where({x} == 0, 0.0, {x} * {y})", lambda x, y, out: y, lambda x, y, out: x)
+absorbing_divide = row(
+    "absorbing_divide", lambda x, y: np.where(x == 0, np.zeros_like(y), x / y), lambda S, x, y: x / y,
+    "tl.where({x} == 0, 0.0, {x} / {y})", lambda x, y, out: reciprocal(y), lambda x, y, out: -absorbing_divide(out, y),
+    domain="y != 0", flops=4)
 negative = row("negative", np.negative, lambda S, x: -x, "{x} * -1.0", lambda x, out: fill_like(x, -1), takes=NUMBER, triton_integer="-{x}")
 reciprocal = row(
     "reciprocal", np.reciprocal, lambda S, x: 1 / x, "1.0 / {x}", lambda x, out: -out * out, domain="x != 0", flops=4)
@@ -146,7 +153,7 @@ square = row("square", np.square, lambda S, x: x**2, "{x} * {x}", lambda x, out:
 pow_ = row(
     "pow", _numpy_power, lambda S, x, y: x**y, "libdevice.pow({x}, {y})", _power_slope, _power_growth,
     takes=NUMBER, domain="x > 0", kinks=(((0, 0), (0, 0)), ((0, 1), (1, 0)), ((0, 2), (0, 0))), flops=25,
-    triton_integer=_integer_power())
+    triton_integer=_integer_power(), monotone=False)
 abs_ = row(
     "abs", np.abs, lambda S, x: S.Abs(x), "tl.abs({x})", lambda x, out: sign(x),
     takes=NUMBER, domain="x != 0", kinks=(((0,), (0,)),))
@@ -157,16 +164,16 @@ floor_divide = row(
     "floor_divide", _numpy_floor_divide, lambda S, x, y: S.floor(x / y),
     f"libdevice.copysign({NO_FLOOR}libdevice.rint(({{x}} - {FMOD}) / {{y}}) - tl.where({SIGNS_DIFFER}, 1.0, 0.0)), {{x}} / {{y}})",
     None, None, takes=NUMBER, domain="y != 0", flops=20,
-    triton_integer="{x} // {y} - (({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0))).to({dtype})")
+    triton_integer="{x} // {y} - (({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0))).to({dtype})", monotone=False)
 remainder = row(
     "remainder", np.remainder, lambda S, x, y: x - y * S.floor(x / y),
     f"libdevice.copysign(tl.where({SIGNS_DIFFER}, {FMOD} + {{y}}, {FMOD}), {{y}})",
     lambda x, y, out: fill_like(x, 1), lambda x, y, out: (out - x) / y, takes=NUMBER, domain="y != 0", flops=20,
-    triton_integer="tl.where(({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0)), {x} % {y} + {y}, {x} % {y})")
+    triton_integer="tl.where(({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0)), {x} % {y} + {y}, {x} % {y})", monotone=False)
 fmod = row(
     "fmod", np.fmod, lambda S, x, y: x - y * _trunc(S, x / y), FMOD,
     lambda x, y, out: fill_like(x, 1), lambda x, y, out: (out - x) / y, takes=NUMBER, domain="y != 0", flops=15,
-    triton_integer="{x} % {y}")
+    triton_integer="{x} % {y}", monotone=False)
 
 # Exponentials and logarithms
 exp = row("exp", np.exp, lambda S, x: S.exp(x), "tl.exp({x})", lambda x, out: out, flops=8)
@@ -207,9 +214,9 @@ hypot = row(
     domain="(x, y) != 0", kinks=(((0, 0), (0, 0)),), flops=10)
 
 # Circular and hyperbolic functions
-sin = row("sin", np.sin, lambda S, x: S.sin(x), "tl.sin({x})", lambda x, out: cos(x), flops=15)
-cos = row("cos", np.cos, lambda S, x: S.cos(x), "tl.cos({x})", lambda x, out: -sin(x), flops=15)
-tan = row("tan", np.tan, lambda S, x: S.tan(x), "libdevice.tan({x})", lambda x, out: 1 + out * out, flops=20)
+sin = row("sin", np.sin, lambda S, x: S.sin(x), "tl.sin({x})", lambda x, out: cos(x), flops=15, monotone=False)
+cos = row("cos", np.cos, lambda S, x: S.cos(x), "tl.cos({x})", lambda x, out: -sin(x), flops=15, monotone=False)
+tan = row("tan", np.tan, lambda S, x: S.tan(x), "libdevice.tan({x})", lambda x, out: 1 + out * out, flops=20, monotone=False)
 asin = row(
     "asin", np.arcsin, lambda S, x: S.asin(x), "libdevice.asin({x})",
     lambda x, out: rsqrt((1 - x) * (1 + x)), domain="|x| < 1", flops=15)
@@ -221,7 +228,7 @@ atan = row(
 atan2 = row(
     "atan2", np.arctan2, lambda S, x, y: S.atan2(x, y), "libdevice.atan2({x}, {y})",
     lambda x, y, out: _turn(y, x, y), lambda x, y, out: -_turn(x, x, y),
-    domain="(x, y) != 0", kinks=(((0, 0), (0, 0)),), flops=20)
+    domain="(x, y) != 0", kinks=(((0, 0), (0, 0)),), flops=20, monotone=False)
 sinh = row("sinh", np.sinh, lambda S, x: S.sinh(x), "libdevice.sinh({x})", lambda x, out: cosh(x), flops=15)
 cosh = row("cosh", np.cosh, lambda S, x: S.cosh(x), "libdevice.cosh({x})", lambda x, out: sinh(x), flops=15)
 tanh = row("tanh", np.tanh, lambda S, x: S.tanh(x), "libdevice.tanh({x})", lambda x, out: 1 - out * out, flops=15)
@@ -237,10 +244,10 @@ atanh = row(
 # The error function
 erf = row(
     "erf", _by_element(math.erf), lambda S, x: S.erf(x), "tl.erf({x})",
-    lambda x, out: exactly(x, TWO_OVER_ROOT_PI) * exp(-x * x), flops=20)
+    lambda x, out: exactly(x, TWO_OVER_ROOT_PI) * exp(-(x * x)), flops=20)
 erfc = row(
     "erfc", _by_element(math.erfc), lambda S, x: S.erfc(x), "libdevice.erfc({x})",
-    lambda x, out: -exactly(x, TWO_OVER_ROOT_PI) * exp(-x * x), flops=25)
+    lambda x, out: -exactly(x, TWO_OVER_ROOT_PI) * exp(-(x * x)), flops=25)
 
 # Rounding
 floor = row("floor", np.floor, lambda S, x: S.floor(x), "tl.floor({x})", None, takes=NUMBER, triton_integer="{x}")
@@ -264,7 +271,7 @@ where = row(
 copysign = row(
     "copysign", np.copysign, lambda S, x, y: S.Abs(x) * S.Piecewise((1, y >= 0), (-1, True)),
     "libdevice.copysign({x}, {y})", lambda x, y, out: sign(x) * copysign(fill_like(x, 1), y), None,
-    domain="x != 0, y != 0", kinks=(((0, 1), (0, 0)),))
+    domain="x != 0, y != 0", kinks=(((0, 1), (0, 0)),), monotone=False)
 
 # Comparison
 equal = row("equal", np.equal, lambda S, x, y: S.Eq(x, y), "{x} == {y}", None, None, takes=ANY, gives="bool")

@@ -11,7 +11,8 @@ import numpy as np
 
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Constant, constant, constant_of
-from gradc.rewrites.matching import built, inside, is_below_its_maximum, negated, numbered, quotient, spread
+from gradc.ranges import is_below_its_maximum
+from gradc.rewrites.matching import built, inside, negated, numbered, quotient, spread
 from gradc.rewrites.rule import DERIVATIVE, ELEMENTWISE, REAL, rewrite
 
 

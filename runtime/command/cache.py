@@ -39,7 +39,7 @@ def listing(held: DiskCache, everything: bool) -> None:
     entries = held.entries()
     latest = entries if everything else entries[-LATEST:]
     console, total = console_for(), size(sum(entry.size for entry in entries))
-    console.print(f"{held.folder}: {len(entries)} entries, {total}", highlight=False, soft_wrap=True)
+    console.print(f"{held.folder}: {len(entries)} entries, {total}", highlight=False, markup=False, soft_wrap=True)
     shown = table("", "key", "what", "size", "age", numbers=("size", "age"))
     for entry in latest:
         shown.add_row(

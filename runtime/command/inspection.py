@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if options.build:
         show_build(console, low, options.build)
     if options.export:
-        console.print(f"wrote {low.export(options.export)}", highlight=False)
+        console.print(f"wrote {low.export(options.export)}", highlight=False, markup=False)
     return 0
 
 
