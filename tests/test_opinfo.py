@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from opinfo import CONVENTIONS, MARK, PAGE, UNNAMED, comparisons, convention, counterpart, operators  # noqa: E402
+from opinfo import CONVENTIONS, MARK, PAGE, UNNAMED, comparisons, convention, counterpart, operators
 
 CHOSEN = ("logaddexp", "clamp", "where", "index_select")
 
