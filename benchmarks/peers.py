@@ -140,6 +140,30 @@ def moons_mlp(x, y, *params):
     return loss, [p - 0.1 * g for p, g in zip(params, grads, strict=True)]
 
 
+# Those of doubtful.py that are not workloads ---------------------------------------------------------------------------
+
+
+def matmul_bias_gelu(x, w, b):
+    return F.gelu(x @ w + b)
+
+
+def swiglu_mlp(x, gate, up, down):
+    return (F.silu(x @ gate) * (x @ up)) @ down
+
+
+def packed_swiglu(x):
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def group_norm_silu(x, w, b):
+    return F.silu(F.group_norm(x, 32, w, b))
+
+
+def causal_attention(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
 # Contenders ---------------------------------------------------------------------------------------------------------
 
 

@@ -77,14 +77,15 @@ def builds(workloads: Mapping[str, Figures], console: Console) -> None:
 def emission(programs: Mapping[str, Figures], console: Console) -> None:
     """Milliseconds from the decorator to the source."""
     table = Table("program", title="From the decorator to the source of forward and backward, ms: wall (processor)")
-    for heading in ("load the compiler", "first", "best", "imports SymPy"):
+    for heading in ("import gradc", "load the compiler", "first", "best", "imports SymPy"):
         table.add_column(heading, justify="right")
     for name, figures in programs.items():
         if "error" in figures:
-            table.add_row(name, *[""] * 3, FAILED)
+            table.add_row(name, *[""] * 4, FAILED)
             continue
         cells = [
-            f"{1e3 * figures[key]['wall']:.0f} ({1e3 * figures[key]['processor']:.0f})" for key in ("load", "first", "best")
+            f"{1e3 * figures[key]['wall']:.0f} ({1e3 * figures[key]['processor']:.0f})"
+            for key in ("import", "load", "first", "best")
         ]
         table.add_row(name, *cells, "yes" if figures["imports_sympy"] else "no")
     console.print(table)

@@ -35,6 +35,7 @@ class Timer(Protocol):
 
     def now(self) -> float: ...
     def once(self, call: Call) -> float: ...
+    def between(self, call: Call) -> float: ...
     def kernel(self, call: Call) -> float: ...
     def graph(self, call: Call) -> float | None: ...
     def wall(self, call: Call) -> float: ...
@@ -58,7 +59,7 @@ class HostTimer:
     def kernel(self, call: Call) -> float:
         return statistics.median(self.once(call) for _ in range(self.repeats))
 
-    wall = kernel
+    between = wall = kernel
 
     def graph(self, call: Call) -> float | None:
         return None
@@ -95,6 +96,10 @@ class CudaTimer:
         """Device seconds of a call, by events."""
         for _ in range(self.WARMUPS):
             call()
+        return self.between(call)
+
+    def between(self, call: Call) -> float:
+        """Device seconds of what has run before, by events."""
         return self._repeated(lambda: self._between_events(call))
 
     def wall(self, call: Call) -> float:
@@ -183,11 +188,11 @@ class Problem:
         return [*results, *self.backward(results)]
 
 
-def problem(workload: Workload, sizes: dict[str, int], device: str) -> Problem:
-    """Random arguments and cotangents, and PyTorch's answer to them in float64."""
+def problem(workload: Workload, sizes: dict[str, int], device: str, in_torch: Callable[..., Any] | None = None) -> Problem:
+    """Random arguments and cotangents, and PyTorch's answer to them in float64; `in_torch` is the workload's function there."""
     arguments = peers.inputs(workload, sizes, device, SEED)
     doubled = [x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in arguments]
-    results = optree.tree_leaves(peers.written_in_torch(workload)(*doubled))
+    results = optree.tree_leaves((in_torch or peers.written_in_torch(workload))(*doubled))
     generator = torch.Generator(device).manual_seed(COTANGENT_SEED)
     dtypes = [getattr(torch, value.dtype.name) for value in workload.lower(sizes).ir.outputs]
     cotangents = [torch.randn(y.shape, generator=generator, device=device).to(d) for y, d in zip(results, dtypes, strict=True)]
@@ -231,12 +236,16 @@ def compared_with_exact(given: Problem, contender: Contender, function: Callable
 
 
 def checked(given: Problem, function: Callable[..., Any]) -> dict[str, Any]:
+    """The check of a function's results and gradients."""
+    return compared_with(given.expected, given.step(function))
+
+
+def compared_with(expected: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> dict[str, Any]:
     """‖got − exact‖ / ‖exact‖ of every result and gradient, the worst, and whether each is as small as its dtype allows."""
-    got = given.step(function)
-    errors = [relative_error(g, e) for g, e in zip(got, given.expected, strict=True)]
+    errors = [relative_error(g, e) for g, e in zip(got, expected, strict=True)]
     allowed = [TOLERANCE.get(g.dtype, 0.0) for g in got]
     right = all(error <= limit for error, limit in zip(errors, allowed, strict=True))  # false for NaN
-    return {"errors": errors, "error_worst": max(errors), "correct": right}
+    return {"errors": errors, "allowed": allowed, "error_worst": max(errors), "correct": right}
 
 
 def relative_error(got: torch.Tensor, exact: torch.Tensor) -> float:

@@ -247,7 +247,7 @@ def _beside(axes: tuple[KernelAxis, ...], stages: Sequence[Stage], looped: froze
 def _words(node: Node) -> int:
     """Registers for each element while an expression is computed: of a long one several intermediate results are alive."""
     nodes = [x for x in walk([node]) if x.kind == "apply"]
-    widest = max((x.dtype.compute.itemsize for x in nodes if x.dtype.kind != "int"), default=4)  # positions fit in 32 bits
+    widest = max((x.dtype.compute.itemsize for x in nodes if x.dtype.family != "int"), default=4)  # positions fit in 32 bits
     return max(1, widest // 4) * (LONG_LIVE if len(nodes) > LONG else 1)
 
 

@@ -22,7 +22,8 @@ from gradc.errors import UnsupportedError
 class Device:
     """Rates in bytes or operations per second, sizes in bytes. `warp` is the threads of one warp, `most_warps` a processor's.
 
-    `atomics` is whether schedules may add floats up in memory, in whatever order programs come.
+    `atomics` is whether schedules may add floats up in memory, in whatever order programs come. `small_products` are two numbers of
+    multiplications: products of up to so many surely do without the matrix unit, and perhaps do; see `small.py`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Device:
     warp: int = 32
     most_warps: int = 64
     atomics: bool = False
+    small_products: tuple[int, int] = (1 << 15, 1 << 22)
 
     @property
     def cache_bytes(self) -> int:

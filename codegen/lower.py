@@ -19,7 +19,7 @@ from gradc.codegen.plan import Scheduled
 from gradc.codegen.prepare import prepare
 from gradc.codegen.printing.emit import Emitted, emit_kernel
 from gradc.codegen.printing.explain import heading, size
-from gradc.codegen.printing.module import HostFunction, Step, array_names, module_text, most_bytes, wiring_text
+from gradc.codegen.printing.module import HostFunction, Step, array_names, module_names, module_text, most_bytes, wiring_text
 from gradc.codegen.printing.names import Names, identifier
 from gradc.codegen.recomputed import joined_sums
 from gradc.codegen.residuals import Partition, partition, read_through_outputs
@@ -58,12 +58,12 @@ def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = K
 
     Without `recipes` no sum rides along with what it depends on. Raises UnsupportedError for a budget that is too small.
     """
-    title = _title(graph)[0]
-    prepared = prepare(with_literals(graph))
+    prepared = prepare(normalise(with_literals(graph), "after"))  # nothing is differentiated any more
 
     def made(memory: Memory) -> Program:
         parts = sections(prepared, frozenset(), memory, device, recipes)
-        forward = _sequence("forward", prepared, title, frozenset(), _title(graph)[1], device, parts)
+        title, names = _named(graph)
+        forward = _sequence("forward", prepared, title, frozenset(), names, device, parts)
         return _program(title, (forward,), "")
 
     def figures(program: Program) -> Figures:
@@ -71,7 +71,7 @@ def lower_graph(graph: Graph, device: Device = H200, recipes: Recipes | None = K
 
     if budget is None:
         return by_default(memories_for(prepared), made, figures)
-    return within(budget, title, made, figures)
+    return within(budget, _named(graph)[0], made, figures)
 
 
 def lower_pair(
@@ -87,7 +87,7 @@ def lower_pair(
 
     if budget is None:
         return by_default(memories_for(prepare(with_literals(graph))), made, figures)
-    return within(budget, _title(graph)[0], made, figures)
+    return within(budget, _named(graph)[0], made, figures)
 
 
 def _pair(
@@ -100,15 +100,16 @@ def _pair(
         split = differentiate(graph, wrt, device)
         parts = sections(split.backward, frozenset(), memory, device, recipes)
     results = len(graph.outputs)
-    title, taken = _title(graph)
+    title, names = _named(graph)
     kept = frozenset(split.forward.outputs[results:])
     first = sections(split.forward, kept, memory, device, recipes)
-    forward = _sequence("forward", split.forward, title, kept, taken, device, first)
-    backward = _sequence("backward", split.backward, title, frozenset(), taken, device, parts)
+    forward = _sequence("forward", split.forward, title, kept, names, device, first)
+    backward = _sequence("backward", split.backward, title, frozenset(), names, device, parts)
     again = ", ".join(f"{v.name or v.operation.name} ({size(stored_bytes(v))})" for v in split.recomputes)
     backward = replace(backward, notes=(f"made again, too large to keep: {again}",) if again else ())
     gradients = {split.forward.inputs[place]: i for i, place in enumerate(wrt)}
-    wiring = wiring_text(title, forward.host, backward.host, [r.value for r in split.residuals], gradients, results)
+    residuals = [residual.value for residual in split.residuals]
+    wiring = wiring_text(title, forward.host, backward.host, residuals, gradients, results, names)
     return _program(title, (forward, backward), wiring), split
 
 
@@ -124,14 +125,16 @@ def figures_of(program: Program, results: int) -> Figures:
     return Figures(max(most_bytes(forward.host, forward.dtypes, own), *later, 0), seconds)
 
 
-def _title(graph: Graph) -> tuple[str, Names]:
-    taken = Names(("forward", "backward", "expect", "larger", "smaller", "multiplied"))
-    return taken.fresh(identifier(graph.title, "function")), taken
+def _named(graph: Graph) -> tuple[str, Names]:
+    """What the function is called in its module, and all names of the module. Nothing in it calls the function."""
+    names = module_names()
+    return names.fresh(identifier(graph.title, "function"), referred=False), names
 
 
 def _program(title: str, sequences: tuple[LaunchSequence, ...], wiring: str) -> Program:
     dtypes = {value: dtype for sequence in sequences for value, dtype in sequence.dtypes.items()}
-    arguments = ", ".join(f"{v.name} {v.dtype.short}{list(v.shape)}" for v in sequences[0].graph.inputs)
+    names, inputs = sequences[0].identifiers, sequences[0].graph.inputs
+    arguments = ", ".join(f"{names[v]} {v.dtype.short}{list(v.shape)}" for v in inputs)
     headline = f"{title}({arguments}), {' and '.join(sequence.phase for sequence in sequences)}."
     return Program(sequences, module_text(headline, [sequence.host for sequence in sequences], dtypes, wiring))
 
@@ -184,26 +187,26 @@ def _sequence(
     graph: Graph,
     title: str,
     statistics: frozenset[Value],
-    taken: Names,
+    names: Names,
     device: Device,
     parts: Sequence[Section],
 ) -> LaunchSequence:
     """`statistics` are the outputs kept for the backward alone, which lie in memory as computed; `parts` are its launches."""
     kernels = [kernel for section in parts for kernel in section.kernels]
-    arrays = array_names(graph, parts)
+    arrays = array_names(graph, parts, names.inside())
     identifiers, outputs = arrays.identifiers, frozenset(graph.outputs) - statistics
     dtypes = {value: storage_dtype(arrays.home.get(value, value), outputs) for value in identifiers}
     emitted = {}
     for kernel in kernels:
         made = [identifiers[arrays.home.get(value, value)] for value in kernel.writes]
-        name = taken.fresh(_kernel_name(title, phase, [] if kernel is kernels[0] else made))
+        name = names.fresh(_kernel_name(title, phase, [] if kernel is kernels[0] else made))
         lines = heading(kernel, title, phase, identifiers, traffic(kernel, identifiers, dtypes))
-        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines, taken)
+        emitted[kernel] = emit_kernel(kernel, name, identifiers, dtypes, lines, names)
     count = sum(kernel.launches for kernel in kernels)
     summary = f"{title}, {phase}: {count} launch{'' if count == 1 else 'es'}."
-    steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views) for s in parts)
+    steps = tuple(Step(tuple(emitted[k] for k in s.kernels), s.loop, s.views, s.counters) for s in parts)
     zeroed = frozenset(arrays.home.get(value, value) for kernel in kernels for value in kernel.zeroed)
-    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, identifiers, arrays.home, zeroed)
+    host = HostFunction(phase, summary, graph.inputs, steps, graph.outputs, arrays, zeroed)
     return LaunchSequence(phase, graph, tuple(kernels), tuple(emitted.values()), host, identifiers, dtypes, device)
 
 

@@ -64,8 +64,10 @@ def _without_statistics(value: Value, made: set[Value]) -> Value | None:
         steps += [(name, _like(spread(other, value.shape, own), value.dtype)) for name, other in found if other is not None]
     if not steps:
         return None
-    with on_behalf_of(value, value.note):
-        return put_together(apply(operation, *operands), steps)
+    with on_behalf_of(value, value.note, auxiliary=True):
+        whole = put_together(apply(operation, *operands), steps)
+    whole.auxiliary = value.auxiliary
+    return whole
 
 
 def _split(value: Value, summed: list[int], made: set[Value]) -> Walk[tuple[Value | None, list[Factor]]]:

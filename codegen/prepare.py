@@ -6,10 +6,12 @@ Every rewrite here is exact in floating point, but for the order of sums. Nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import nan
 
 from gradc import types
 from gradc.ir import Graph, Value, apply, inherited, on_behalf_of, rebuild
-from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, broadcast_to, cast, constant, constant_of
+from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, broadcast_to, cast, constant
+from gradc.markers import Within
 from gradc.ops import TABLE, Elementwise
 from gradc.structure import Cumulative, Gather, Keep, Marker, Permute, Reduce, ScatterAdd
 
@@ -139,18 +141,21 @@ def _scatter(value: Value) -> Value:
 def _bounded_scatter(value: Value) -> Value:
     """A scatter that reads no index outside its axis: what would be added there is 0, and so is its derivative."""
     updates, index = value.operands
-    size, bits = value.operation.size, 8 * index.dtype.itemsize - (index.dtype.kind == "int")
+    size, bits = value.operation.size, 8 * index.dtype.itemsize - (index.dtype.family == "int")
     if not size or not updates.size or size >= 2**bits:  # nothing to add to, nothing to add, no index can lie outside
         return value
     inside = TABLE["less"](index, size)
-    if index.dtype.kind != "uint":
+    if index.dtype.family != "uint":
         inside = TABLE["logical_and"](inside, TABLE["greater_equal"](index, -size))
     kept = TABLE["where"](broadcast_to(inside, updates.shape), updates, 0)
     return apply(value.operation, kept, TABLE["where"](inside, index, 0))
 
 
 def _gather(value: Value) -> Value:
+    """Negative indices count from the end. An axis without places has no number for any index."""
     x, index = value.operands
+    if not x.size:
+        return constant(nan if value.dtype.is_floating else 0, value.dtype, value.shape)
     return apply(value.operation, x, _wrapped(index, x.shape[value.operation.axis]))
 
 
@@ -160,27 +165,21 @@ def _scan(value: Value) -> Value:
 
 
 def _wrapped(index: Value, size: int) -> Value:
-    """Negative indices counted from the end, in a dtype that holds every place.
+    """Negative indices counted from the end, once, in a dtype that holds every place. The reference refuses what is still outside.
 
     Unsigned ones have none, and those of a program prepared before are done.
     """
+    done = index
+    while isinstance(done.operation, VIEWS):
+        (done,) = done.operands
     index = cast(index, types.int64) if index.dtype.itemsize < 4 else index
-    if index.dtype.kind == "uint" or _is_wrapped(index, size):
+    if index.dtype.family == "uint" or (isinstance(done.operation, Within) and done.operation.what == INDEX):
         return index
-    return TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
+    wrapped = TABLE["where"](TABLE["less"](index, 0), TABLE["add"](index, constant(size, index.dtype)), index)
+    return apply(Within(size, INDEX, f"an axis of size {size}"), wrapped)
 
 
-def _is_wrapped(index: Value, size: int) -> bool:
-    """Whether an index is where(i < 0, i + size, i)."""
-    if index.operation is not TABLE["where"]:
-        return False
-    condition, moved, kept = index.operands
-    if condition.operation is not TABLE["less"] or moved.operation is not TABLE["add"]:
-        return False
-    numbers = constant_of(condition.operands[1]), constant_of(moved.operands[1])
-    return condition.operands[0] is kept is moved.operands[0] and numbers == (0, size)
-
-
+INDEX = "index"
 VIEWS = (Broadcast, Reshape, Permute, Cast)
 Rule = Callable[[Value], Value]
 RULES: dict[type, Rule] = {Cumulative: _scan, Reduce: _reduce, ScatterAdd: _scatter, Gather: _gather}

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradc import structure
+from gradc import structure, types
 from gradc.codegen.device import Device
 from gradc.codegen.lengths import cuts
 from gradc.codegen.nodes import is_leaf
@@ -64,7 +64,7 @@ def partition(
     wanted = [value for value in needed if not _is_free(value)]
     compared = _compared(later)
     long = _too_long(wanted, frozenset(outputs), recomputed)
-    kept = _cut(wanted, frozenset(outputs), recomputed, compared | long)
+    kept = list(dict.fromkeys(map(_as_made, _cut(wanted, frozenset(outputs), recomputed, compared | long))))
     residuals = tuple(_residual(value, frozenset(outputs), compared, long) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
     given: dict[Value, Value] = {**{value: value for value in cotangents}, **stand_ins}
@@ -140,11 +140,23 @@ def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -
 
 
 def _rounds_product(value: Value) -> bool:
-    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype."""
+    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype; for float16 of the product.
+
+    What is made of a product of float16 may be outside of the range of that although the product is not.
+    """
     if not isinstance(value.operation, Cast) or value.dtype.itemsize != 2 or not value.dtype.is_floating:
         return False
     product = large_product(value.operands[0])
-    return product is not None and product.dtype == value.dtype
+    if product is None or product.dtype != value.dtype:
+        return False
+    return value.dtype != types.float16 or _is_seen(value.operands[0], product)
+
+
+def _is_seen(value: Value, product: Value) -> bool:
+    """Whether a Value is a product as it is, cast or in another order."""
+    while value is not product and isinstance(value.operation, Cast | Reshape | structure.Permute):
+        (value,) = value.operands
+    return value is product
 
 
 def _undone(view: Value, steps: Sequence[Value]) -> Value:
@@ -159,6 +171,14 @@ def _undone(view: Value, steps: Sequence[Value]) -> Value:
             view = apply(structure.Permute(tuple(step.operation.axes.index(i) for i in range(before.ndim))), view)
         view.name = before.name
     return view
+
+
+def _as_made(value: Value) -> Value:
+    """What is kept in place of a reshape of a reduction or product: that, which a kernel leaves as it makes it."""
+    made = value
+    while isinstance(made.operation, Reshape):
+        (made,) = made.operands
+    return made if isinstance(made.operation, HEAVY) else value
 
 
 @inherited

@@ -59,7 +59,7 @@ def _fastest(graph: Graph, device: Device, recipes: Recipes | None, operands: bo
     outside = statistics_outside(graph, recomputed)
     ways = [start, replace(start, overrides=outside)] if outside else [start]
     written = dict.fromkeys((frozenset[Value](), computed_operands(graph) if operands else frozenset()))
-    states = [replace(way, small_product=limit, written=w) for way in ways for limit in limits(graph) for w in written]
+    states = [replace(way, small_product=limit, written=w) for way in ways for limit in limits(graph, device) for w in written]
     programs = [_lean(state, device) for state in states]
     if thin := _large(thin_products(graph.outputs, device), states[0].small_product):
         large = _large(recomputed, states[0].small_product)

@@ -6,7 +6,7 @@ made of elementwise work alone. Which stages share a kernel is decided in `sched
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -138,6 +138,7 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     """The stages of what is still to be computed, in an order that respects their needs."""
     values = [value for value in state.values() if value not in state.stored]
     kept = dict.fromkeys(value for value in _representatives(values, state) if value not in state.stored)
+    kept |= dict.fromkeys(_finished(values, kept, state))
     kept |= dict.fromkeys(value for value in state.outputs if value not in state.stored)
     kept |= dict.fromkeys(value for value in values if value in state.written)
     kept |= dict.fromkeys(_read_at_many_places(values, kept, state))
@@ -241,14 +242,30 @@ def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozense
     while value not in outputs and len(users[value]) == 1:
         (user,) = users[value]
         others = [x for x in user.operands if x is not value]
-        chained = isinstance(user.operation, ops.Elementwise | Cast | structure.Marker) or _adds_unit_dims(user)
-        if not chained or user.size != value.size or any(x not in light for x in others):
+        if not _goes_along(user, value) or any(x not in light for x in others):
             break
         value = user
         narrow = storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize
         if narrow or any(map(_goes_on, others)):
             best = value
     return value if value in outputs else best  # what is wider in memory is computed by those who read it
+
+
+def _finished(values: list[Value], kept: Iterable[Value], state: State) -> Iterator[Value]:
+    """What auxiliary products become element by element, if that is shorter: of a sum that waits for its division the quotient."""
+    users, outputs = users_of(values), frozenset(state.outputs)
+    for value in kept:
+        last = value
+        while last.auxiliary and last not in outputs and len(users[last]) == 1 and _goes_along(users[last][0], last):
+            (last,) = users[last]
+        if storage_dtype(last, outputs).itemsize < storage_dtype(value, outputs).itemsize:
+            yield last
+
+
+def _goes_along(user: Value, value: Value) -> bool:
+    """Whether a user of a Value is computed element by element of it."""
+    chained = isinstance(user.operation, ops.Elementwise | Cast | structure.Marker) or _adds_unit_dims(user)
+    return chained and user.size == value.size
 
 
 def _adds_unit_dims(user: Value) -> bool:
@@ -268,12 +285,15 @@ def _light(values: list[Value], state: State) -> set[Value]:
 
 
 def storage_dtype(value: Value, outputs: frozenset[Value] | set[Value]) -> DType:
-    """How a Value lies in memory: outputs, inputs and products of matrices in their own dtype, statistics as computed."""
+    """How a Value lies in memory: outputs, inputs and products of matrices in their own dtype, statistics as computed.
+
+    So does a product that is auxiliary: a sum that waits for its division overflows float16, and would be rounded twice.
+    """
     if is_leaf(value):
         return getattr(value.operation, "stored", None) or value.dtype
     if value in outputs or not value.dtype.is_floating:
         return value.dtype
-    return value.dtype if large_product(value) is not None else value.dtype.compute
+    return value.dtype if not value.auxiliary and large_product(value) is not None else value.dtype.compute
 
 
 @inherited

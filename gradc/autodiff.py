@@ -28,6 +28,8 @@ def vjp_graph(outputs: Sequence[Value], wrt: Sequence[Value], cotangents: Sequen
         _name(totals[value], "d{}", value, known)
         if value not in stops:
             for operand, cotangent in _pulled_back(value, totals[value], active):
+                if cotangent is not None and cotangent.number > totals[value].number:
+                    cotangent.auxiliary = operand.auxiliary
                 _accumulate(totals, operand, cotangent)
     return [totals[value] if value in totals else zeros_like(value) for value in wrt]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gradc.errors import UnsupportedError
 from gradc.ir import Value, apply, on_behalf_of, topological
 from gradc.leaves import Broadcast, Cast, Iota, Reshape, cast
+from gradc.markers import StraightThrough, Within
 from gradc.structure import (
     Concatenate,
     Contract,
@@ -166,5 +167,7 @@ RULES: dict[type, Rule] = {
     ScatterAdd: _scatter_add,
     Slice: _slice,
     StopGradient: _elementwise,
+    StraightThrough: _elementwise,
     Variable: _elementwise,
+    Within: _elementwise,
 }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optree
 
-from gradc.errors import TraceError, UnsupportedError, VerificationError
+from gradc.errors import TraceError, UnsupportedError, VerificationError, public
 from gradc.interpret import compute, evaluate, to_numpy
 from gradc.ir import Graph, Value
 from gradc.leaves import Cast
@@ -44,6 +44,7 @@ class Tolerance:
         return ~np.isclose(analytic, numeric, relative, absolute, equal_nan=True)
 
 
+@public
 def check_grads(
     f: Function,
     args: Sequence[Any],
@@ -169,6 +170,7 @@ def directional(
     return [(4 * fine - coarse) / 3 for fine, coarse in zip(difference(h / 2), difference(h), strict=True)]
 
 
+@public
 def numdiff(f: Function, x: Any, scheme: str = "central", step: float | str = "auto") -> np.ndarray:
     """The numerical derivative of `f` at the array `x`, in float64, of shape (*f(x).shape, *x.shape).
 

@@ -6,8 +6,11 @@ tracer and the compiler do.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import linecache
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
+
+from gradc.entry import UNTOLD, entry, tell_torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,18 +57,24 @@ class Source:
         return linecache.getline(self.file, self.line).rstrip("\n")
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return f"{printable(Path(self.file).name)}:{self.line}"
 
     def pointed(self) -> str:
         """The user's line with a caret under the expression."""
-        line = self.text()
+        line, place = self.text(), f"  {printable(self.file)}:{self.line}"
         if not line.strip():
-            return f"  {self.file}:{self.line}"
+            return place
         lead = len(line) - len(line.lstrip())
         start = lead if self.column is None else _characters(line, self.column)
         one_line = self.end_column is not None and self.end_line in (None, self.line)
         stop = _characters(line, self.end_column) if one_line and self.end_column is not None else len(line)
-        return f"  {self.file}:{self.line}\n    {line[lead:]}\n    {' ' * (start - lead)}{'^' * max(1, stop - start)}"
+        before, pointed_at, after = (printable(part) for part in (line[lead:start], line[start:stop], line[stop:]))
+        return f"{place}\n    {before}{pointed_at}{after}\n    {' ' * len(before)}{'^' * max(1, len(pointed_at))}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, as anyone may read it: what is not printable (line breaks, controls, half characters) is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _characters(line: str, column: int) -> int:
@@ -101,11 +112,19 @@ def user_source() -> Source | None:
     return Source(code.co_filename, line, *_columns(code, frame.f_lasti), code.co_name)
 
 
-@cache
+_COLUMNS: dict[tuple[int, int], tuple[Any, tuple[int | None, int | None]]] = {}  # with the code, to keep its address
+
+
 def _columns(code: Any, instruction: int) -> tuple[int | None, int | None]:
-    """The columns of one instruction; an expression over several lines has no end on its first."""
-    first, last, column, end_column = list(code.co_positions())[instruction // 2]
-    return (column, end_column) if first == last else (column, None)
+    """The columns of one instruction; an expression over several lines has no end on its first.
+
+    Remembered by address: hashing code is slow, and what torch.compile makes does not hash.
+    """
+    key = id(code), instruction
+    if key not in _COLUMNS:
+        first, last, column, end_column = list(code.co_positions())[instruction // 2]
+        _COLUMNS[key] = code, (column, end_column if first == last else None)
+    return _COLUMNS[key][1]
 
 
 class GradcError(Exception):
@@ -143,8 +162,24 @@ class UnsupportedError(GradcError, NotImplementedError):
     """Something valid that gradc does not do."""
 
 
+class MissingNameError(UnsupportedError, AttributeError):
+    """A name that is promised and not there yet; `hasattr` says that it is not."""
+
+
+class OutOfMemoryError(GradcError, MemoryError):
+    """An intermediate that does not fit in memory."""
+
+
 class VerificationError(GradcError, AssertionError):
     """A derivative or an emitted kernel that was shown to be wrong."""
+
+
+class FrozenWarning(UserWarning):
+    """The function read something that later calls will not read again: they see what it was when the program was made."""
+
+
+class RecompileWarning(UserWarning):
+    """A function is compiled for so many kinds of arguments that programs are dropped, and made again when they are wanted."""
 
 
 def hide_internals(error: BaseException) -> None:
@@ -165,26 +200,111 @@ def hide_internals(error: BaseException) -> None:
     if not isinstance(error, GradcError) and is_internal(last.co_filename) and last.co_name not in LOOKUPS:
         return
     shown = None
-    for entry in reversed(entries):
-        if not is_internal(entry.tb_frame.f_code.co_filename):
-            shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    for step in reversed(entries):
+        if not is_internal(step.tb_frame.f_code.co_filename):
+            shown = TracebackType(shown, step.tb_frame, step.tb_lasti, step.tb_lineno)
     error.__traceback__ = shown
     if _is_wholly_internal(error.__context__):
         error.__suppress_context__ = True
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates what users call: its errors show no frame of gradc."""
+    """Decorates what users call: its errors show no frame of gradc, and torch.compile ends a graph there."""
+    entry(function)
 
+    @entry
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             return function(*args, **kwargs)
         except Exception as error:
+            if isinstance(error, TypeError) and not isinstance(error, GradcError):
+                refuse_misuse(function, args, kwargs)
             hide_internals(error)
             raise
 
     return call
+
+
+# One meaning, two names: the array API's and torch's, ours and others'.
+SYNONYMS = (
+    ("axis", "dim"), ("axes", "dims"), ("keepdims", "keepdim"), ("x", "input"), ("correction", "unbiased"), ("correction", "ddof"),
+    ("static_argnames", "static_argnums"), ("argnums", "argnum"), ("dtype", "type"), ("axis", "axes"), ("axes", "axis"), ("repeats", "repetitions"),
+)  # fmt: skip
+
+
+def misuse(function: Callable, args: tuple, kwargs: dict) -> str:
+    """What is wrong with the number or the names of the arguments; "" where they fit."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # a builtin without a signature
+        return ""
+    return ""
+
+
+def refuse_misuse(function: Callable, args: tuple, kwargs: dict) -> None:
+    """Raises TraceError for arguments that do not fit the function's parameters."""
+    wrong = misuse(function, args, kwargs)
+    if wrong:
+        name = getattr(function, "__name__", "the function")
+        advice = f"{_meant(function, kwargs)}It is {name}{_without_types(inspect.signature(function))}."
+        raise TraceError(f"{name} {wrong}" if wrong.startswith("got") else f"{name}: {wrong}", advice=advice)
+
+
+CALLED = {  # what a call of an attribute of an array looks like, and what to write
+    r"\.size\(": "`x.size` is the number of elements; the sizes are in `x.shape`.",
+    r"\.shape\(": "`x.shape` is a tuple.",
+    r"\.ndim\(": "`x.ndim` is a number.",
+    r"\.(m?T)\(": "`x.T` and `x.mT` are the transposed array itself.",
+    r"\.dtype\(": "`x.dtype` is the dtype itself; write `y.astype(x.dtype)` to convert.",
+}
+
+
+def refuse_called_attribute(error: TypeError) -> None:
+    """Raises TraceError where Python's `'int' object is not callable` is about an attribute of an array that the user called."""
+    *_, last = _entries(error.__traceback__)
+    if (
+        isinstance(error, GradcError)
+        or not str(error).endswith("object is not callable")
+        or is_internal(last.tb_frame.f_code.co_filename)
+    ):
+        return
+    source = Source(last.tb_frame.f_code.co_filename, last.tb_lineno)
+    advice = next((advice for pattern, advice in CALLED.items() if re.search(pattern, source.text())), "")
+    if advice:
+        raise TraceError(str(error), advice=advice, source=source) from None
+
+
+def _meant(function: Callable, kwargs: dict) -> str:
+    """What the user may have meant by a name that no parameter has."""
+    parameters = inspect.signature(function).parameters
+    unknown = next((name for name in kwargs if name not in parameters), None)
+    if unknown is None:
+        return ""
+    pairs = (*SYNONYMS, *(pair[::-1] for pair in SYNONYMS))
+    same = [ours for ours, theirs in pairs if theirs == unknown and ours in parameters]
+    near = same or difflib.get_close_matches(unknown, parameters, 1)
+    return f"Write `{near[0]}` for `{unknown}`. " if near else ""
+
+
+def _without_types(signature: inspect.Signature) -> str:
+    """The parameters as a reader needs them: names and plain defaults."""
+    plain = [
+        parameter.replace(annotation=parameter.empty, default=parameter.default if _is_plain(parameter.default) else ...)
+        for parameter in signature.parameters.values()
+    ]
+    shown = str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+    return printable(shown.replace("=Ellipsis", "=..."))
+
+
+def _is_plain(default: Any) -> bool:
+    return default is inspect.Parameter.empty or (
+        isinstance(default, str | int | float | tuple | None) and len(repr(default)) < 40
+    )
 
 
 def require(*modules: str, what: str) -> None:

@@ -16,9 +16,10 @@ import ml_dtypes
 import numpy as np
 
 from gradc import types
-from gradc.errors import ShapeError
+from gradc.errors import OutOfMemoryError, ShapeError
 from gradc.ir import Graph, Value, topological
 from gradc.leaves import Cast, Constant, Literal
+from gradc.markers import Within
 from gradc.ops import TABLE
 from gradc.structure import Contract, Gather, Keep, ScatterAdd
 from gradc.table import Elementwise, as_exact
@@ -72,7 +73,14 @@ def _run(wanted: Sequence[Value], known: dict[Value, np.ndarray], rule: Compute)
     kept = {*wanted, *known}
     arrays = dict(known)
     for value in order:
-        arrays[value] = rule(value, *(arrays[operand] for operand in value.operands))
+        try:
+            arrays[value] = rule(value, *(arrays[operand] for operand in value.operands))
+        except MemoryError:
+            raise OutOfMemoryError(
+                f"{value!r} takes {value.bytes / 1e9:.3g} GB, more than there is room for",
+                advice="The reference stores every intermediate whole; the kernels of a compiled function need not.",
+                source=value.source,
+            ) from None
         for operand in dict.fromkeys(value.operands):
             if last_use[operand] is value and operand not in kept:
                 del arrays[operand]
@@ -136,8 +144,10 @@ def _grouped(x: np.ndarray, labels: tuple[int, ...], groups: Sequence[Sequence[i
 
 
 def check_indices(value: Value, operands: Sequence[np.ndarray]) -> None:
-    """Raises ShapeError at the user's line when a gather or scatter index lies outside its axis."""
+    """Raises ShapeError at the user's line when a gather or scatter index lies outside its axis, or a number names nothing."""
     operation = value.operation
+    if isinstance(operation, Within):
+        check_numbers(value, operands[0])
     if not isinstance(operation, Gather | ScatterAdd):
         return
     size = operation.size if isinstance(operation, ScatterAdd) else operands[0].shape[operation.axis]
@@ -147,6 +157,18 @@ def check_indices(value: Value, operands: Sequence[np.ndarray]) -> None:
         raise ShapeError(
             f"index {outside[0]} is out of bounds for axis {operation.axis} of size {size}",
             advice=f"Indices lie in {-size}..{size - 1}; negative ones count from the end.",
+            source=value.source,
+        )
+
+
+def check_numbers(value: Value, numbers: np.ndarray) -> None:
+    """Raises ShapeError at the user's line for a number that names none of the things it should."""
+    operation = value.operation
+    for number in operation.outside(np.asarray(numbers))[:1]:
+        allowed = "" if operation.ignored is None else f", or {operation.ignored} to be ignored"
+        raise ShapeError(
+            f"{operation.what} {number} is out of bounds for {operation.of}",
+            advice=f"They are numbered 0..{operation.size - 1}{allowed}.",
             source=value.source,
         )
 

@@ -6,6 +6,7 @@ knows any operation; transformations make new Values and never change old ones.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,9 +34,13 @@ class Value:
     """One array of the program: `operation(*operands)`, with its shape, dtype, the user's line, and a name if it had one.
 
     Users meet Values as the arrays inside a traced function: the language attaches operators and methods to this class.
+    One that is `auxiliary` is not among what the user wrote, nor a derivative of that: it exists because a rewrite split or moved an
+    operation, and the dtype the user chose may not hold it.
     """
 
-    __slots__ = ("__weakref__", "dtype", "inherited", "name", "note", "number", "operands", "operation", "shape", "source")
+    __slots__ = (
+        "__weakref__", "auxiliary", "dtype", "inherited", "name", "note", "number", "operands", "operation", "shape", "source",
+    )  # fmt: skip
     __array_priority__ = 1000  # NumPy arrays on the left of an operator defer to it
     __array_ufunc__ = None
 
@@ -73,6 +78,7 @@ class Value:
         self.source = source
         self.name: str | None = None
         self.note: str = ""
+        self.auxiliary = False
         self.number = next(_numbers)
         self.inherited: dict[Any, Any] = {}
 
@@ -95,31 +101,44 @@ class Value:
         return f"<{self.name or self.operation.name} {self.dtype.short}[{','.join(map(str, self.shape))}]>"
 
 
-_context: list[tuple[Source | None, str]] = []
+class _Thread(threading.local):
+    """What is in force in the thread that builds Values: whose line they carry and of what kind they are, and who is told of each."""
+
+    def __init__(self) -> None:
+        self.context: list[tuple[Source | None, str, bool]] = []
+        self.listeners: list[Callable[[Value], None]] = []
+
+
+thread = _Thread()
 
 
 @contextmanager
-def on_behalf_of(value: Value, note: str = "") -> Iterator[None]:
-    """Values made inside carry `value`'s source line (a derivative belongs to the line it differentiates) and `note`."""
-    _context.append((value.source, note))
+def on_behalf_of(value: Value, note: str = "", auxiliary: bool | None = None) -> Iterator[None]:
+    """Values made inside carry `value`'s source line (a derivative belongs to the line it differentiates) and `note`.
+
+    They are `auxiliary`, or unless told as auxiliary as `value`.
+    """
+    thread.context.append((value.source, note, value.auxiliary if auxiliary is None else auxiliary))
     try:
         yield
     finally:
-        _context.pop()
+        thread.context.pop()
 
 
 def apply(operation: Any, *operands: Value) -> Value:
     """The Value of an operation on operands, after its shape rule has accepted them."""
     shape, dtype = operation.result(*operands)
-    source, note = _context[-1] if _context else (user_source(), "")
+    source, note, auxiliary = thread.context[-1] if thread.context else (user_source(), "", False)
     value = Value(operation, operands, shape, dtype, source)
-    value.note = note
-    for listener in listeners:
+    value.note, value.auxiliary = note, auxiliary
+    for listener in thread.listeners:
         listener(value)
     return value
 
 
-listeners: list[Callable[[Value], None]] = []
+def moment() -> int:
+    """A number greater than that of every Value so far and smaller than that of every later one."""
+    return next(_numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +234,7 @@ def with_operands(value: Value, operands: tuple[Value, ...]) -> Value:
     if all(a is b for a, b in zip(operands, value.operands, strict=True)):
         return value
     copy = Value(value.operation, operands, value.shape, value.dtype, value.source)
-    copy.name, copy.note = value.name, value.note
+    copy.name, copy.note, copy.auxiliary = value.name, value.note, value.auxiliary
     return copy
 
 

@@ -13,25 +13,28 @@ import optree
 
 from gradc.autodiff import jvp_graph, vjp_graph
 from gradc.batching import basis, batch_graph
-from gradc.errors import ShapeError, TraceError
+from gradc.errors import ShapeError, TraceError, public
 from gradc.ir import Value, apply
 from gradc.language.arguments import normal_axis, value_of
 from gradc.leaves import Reshape, is_array, make_input
 from gradc.structure import Permute
 from gradc.tangents import zeros_like
-from gradc.transforms import Argnums, Function, differentiated, output_values, split_auxiliary, staged
+from gradc.transforms import Argnums, Function, differentiated, in_normal_form, output_values, split_auxiliary, staged
 
 
+@public
 def jacrev(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """The Jacobian by reverse mode: for each output, a tree like the chosen arguments of arrays of shape (*output, *argument)."""
     return _jacobian(function, argnums, has_aux, _rows, "jacrev")
 
 
+@public
 def jacfwd(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """The Jacobian by forward mode, in the form `jacrev` gives it."""
     return _jacobian(function, argnums, has_aux, _columns, "jacfwd")
 
 
+@public
 def hessian(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """The second derivatives: the forward-mode Jacobian of the reverse-mode Jacobian."""
     return jacfwd(jacrev(function, argnums, has_aux), argnums, has_aux)
@@ -45,6 +48,7 @@ def _jacobian(function: Function, argnums: Argnums, has_aux: bool, entries: Entr
         variables, marked, restore = differentiated(args, argnums, what)
         results, auxiliary = split_auxiliary(function(*marked, **kwargs), has_aux)
         outputs, tree = output_values(results)
+        outputs = in_normal_form(variables, outputs)
         jacobian = optree.tree_unflatten(tree, [restore(row) for row in entries(outputs, variables)])
         return (jacobian, auxiliary) if has_aux else jacobian
 
@@ -90,6 +94,7 @@ def moved(x: Value, origin: int, target: int) -> Value:
     return x if order == sorted(order) else apply(Permute(tuple(order)), x)
 
 
+@public
 def vmap(function: Function, in_axes: Any = 0, out_axes: Any = 0) -> Function:
     """The function on many examples at once. `in_axes` says which axis of each positional argument counts the examples.
 

@@ -7,6 +7,7 @@ meaning, which works on object arrays too) and `transpose` (the cotangent of a l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 
 from gradc import types
 from gradc.errors import DTypeError, ShapeError, TraceError
+from gradc.interval import ARGUMENT, TRUTH, UNKNOWN, Interval
 from gradc.ir import Value, apply
+from gradc.tensors import is_tensor_type, readable
 from gradc.types import DType, Shape
 
 Scalar = bool | int | float
@@ -33,9 +36,29 @@ class Structural:
     def parameters(self) -> str:
         return ""
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        """Between which numbers the elements of a Value of this operation lie, from the operands' intervals."""
+        return UNKNOWN
+
+
+class View(Structural):
+    """Elements of the first operand, somewhere else."""
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return operands[0]
+
+
+class Given(Structural):
+    """Elements that the user gives."""
+
+    linear = ()
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return TRUTH if value.dtype == types.bool_ else ARGUMENT
+
 
 @dataclass(frozen=True)
-class Input(Structural):
+class Input(Given):
     """An argument of the graph. Two inputs are never the same, even with equal fields: Values compare by identity.
 
     `stored` is the dtype it has in memory where that is wider than what it stands for (a statistic kept in float32).
@@ -46,7 +69,6 @@ class Input(Structural):
     strides: tuple[int, ...] | None = None
     stored: DType | None = None
     name = "input"
-    linear = ()
 
     def result(self) -> tuple[Shape, DType]:
         return self.shape, self.dtype
@@ -72,16 +94,20 @@ class Constant(Structural):
     def numpy(self) -> np.ndarray:
         return np.asarray(self.value, self.dtype.compute.numpy)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        if math.isnan(self.value):
+            return UNKNOWN
+        return Interval(float(self.value), float(self.value), math.isfinite(self.value), self.value == 0)
+
 
 @dataclass(frozen=True, eq=False)
-class Literal(Structural):
+class Literal(Given):
     """An array the user's function closed over, read by reference at each call."""
 
     array: Any
     shape: Shape
     dtype: DType
     name = "literal"
-    linear = ()
 
     def result(self) -> tuple[Shape, DType]:
         return self.shape, self.dtype
@@ -106,9 +132,12 @@ class Iota(Structural):
     def numpy(self) -> np.ndarray:
         return np.arange(self.size, dtype=self.dtype.compute.numpy)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return Interval(0.0, float(max(self.size - 1, 0)), finite=True)
+
 
 @dataclass(frozen=True)
-class Broadcast(Structural):
+class Broadcast(View):
     """Operand dimension i becomes result dimension `axes[i]` (ascending, sizes equal); other dimensions repeat it."""
 
     shape: Shape
@@ -150,6 +179,9 @@ class Cast(Structural):
             return x
         return x.astype(self.dtype.numpy).astype(self.dtype.compute.numpy)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return operands[0] if self.dtype.is_floating else TRUTH if self.dtype == types.bool_ else ARGUMENT
+
 
 def make_input(
     shape: Shape, dtype: DType, name: str | None = None, strides: tuple[int, ...] | None = None, stored: DType | None = None
@@ -162,12 +194,28 @@ def make_input(
 
 def constant(value: Scalar, dtype: DType, shape: Shape = ()) -> Value:
     """`value` in `dtype`, filled to `shape`. Integers must fit."""
-    if dtype.is_integer:
-        info = np.iinfo(dtype.numpy)
-        if not info.min <= value <= info.max:
-            raise DTypeError(f"the integer {value} does not fit in {dtype}", advice="Cast the array to a wider dtype first.")
-    converted = bool(value) if dtype == types.bool_ else float(value) if dtype.is_floating else int(value)
+    converted = number_in(value, dtype)
     return broadcast_to(apply(Constant(converted, dtype, repr(converted))), shape)
+
+
+def number_in(value: Scalar, dtype: DType) -> Scalar:
+    """A number as `dtype` has it, as a Python scalar: truncated to integers, rounded to floats only where it is stored.
+
+    Raises DTypeError for a number beyond an integer dtype and for an integer beyond every float.
+    """
+    try:
+        if dtype.is_integer:
+            info = np.iinfo(dtype.numpy)
+            if not info.min <= value <= info.max:
+                raise OverflowError
+        return bool(value) if dtype == types.bool_ else float(value) if dtype.is_floating else int(value)
+    except OverflowError:
+        holds = f"{dtype} holds {info.min} to {info.max}" if dtype.is_integer else "Python's floats end at 1.8e308"
+        large = isinstance(value, int) and abs(value) >= 2**128
+        what = (
+            "an integer of more than 128 bits" if large else f"the {'integer' if isinstance(value, int) else 'number'} {value}"
+        )
+        raise DTypeError(f"{what} does not fit in {dtype}", advice=f"{holds}: cast to a wider dtype first.") from None
 
 
 def constant_of(value: Value) -> Scalar | None:
@@ -206,7 +254,12 @@ def is_scalar(x: Any) -> bool:
 
 def is_array(x: Any) -> bool:
     """Whether `x` is an array a user can pass: NumPy's, or a torch tensor (found without importing torch)."""
-    return isinstance(x, np.ndarray | np.generic) or (type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "stride"))
+    return is_array_kind(type(x))
+
+
+def is_array_kind(kind: type) -> bool:
+    """Whether objects of a type are arrays."""
+    return issubclass(kind, np.ndarray | np.generic) or is_tensor_type(kind)
 
 
 def as_value(x: Any) -> Value:
@@ -214,6 +267,8 @@ def as_value(x: Any) -> Value:
     if isinstance(x, Value):
         return x
     if is_array(x):
+        if not isinstance(x, np.ndarray | np.generic):
+            readable([x])
         return apply(Literal(x, tuple(x.shape), types.as_dtype(x.dtype)))
     raise TraceError(
         f"expected an array or a number, got {type(x).__name__}",
@@ -253,7 +308,7 @@ def _rank(dtype: DType) -> int:
 
 
 @dataclass(frozen=True)
-class Reshape(Structural):
+class Reshape(View):
     """The same elements in row-major order under another shape."""
 
     shape: Shape

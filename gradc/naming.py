@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from threading import get_ident
 from types import FrameType
 
 from gradc.errors import is_internal
@@ -21,16 +20,13 @@ READABLE = (FOLDER + "nn" + os.sep, FOLDER + "optim.py", FOLDER + "random.py", F
 
 
 class NameRecorder:
-    """A listener of `ir.apply` for one thread, from the frame `root` (which is not looked at) inward."""
+    """A listener of `ir.apply`, from the frame `root` (which is not looked at) inward."""
 
     def __init__(self, root: FrameType):
         self.root = root
-        self.thread = get_ident()
         self.seen: dict[FrameType, _Progress] = {}
 
     def __call__(self, value: Value) -> None:
-        if get_ident() != self.thread:
-            return
         frame: FrameType | None = sys._getframe(2)
         entered = True
         while frame is not None and frame is not self.root:
@@ -53,12 +49,16 @@ class NameRecorder:
         return False
 
     def finish(self) -> None:
-        """Names what the frames' last lines bound: the user's names before gradc's, outer functions' before inner ones'."""
+        """Names what the frames' last lines bound, and lets go of the frames."""
+        self.name_all()
+        self.seen.clear()
+
+    def name_all(self) -> None:
+        """Names what the frames have bound so far: the user's names before gradc's, outer functions' before inner ones'."""
         for frame, progress in sorted(
             self.seen.items(), key=lambda item: (is_internal(item[0].f_code.co_filename), item[1].depth)
         ):
             progress.name_locals(frame)
-        self.seen.clear()
 
 
 class _Progress:
@@ -83,7 +83,7 @@ class _Progress:
         if frame.f_locals is frame.f_globals:
             return
         for name, x in frame.f_locals.items():
-            if type(x) is Value and x.name is None and x not in self.given and not name.startswith(("_", ".")):
+            if type(x) is Value and x.name is None and x not in self.given and name.isidentifier() and name[0] != "_":
                 x.name = name
 
 

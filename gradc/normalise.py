@@ -7,17 +7,22 @@ and shares what is computed twice. What no output needs is gone because a graph 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
+from gradc.empties import without_empties
 from gradc.invariance import cut_invariant
-from gradc.ir import Graph, Value, mapped, on_behalf_of, with_operands
-from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape
+from gradc.ir import Graph, Value, mapped, moment, on_behalf_of, with_operands
+from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
+from gradc.markers import StraightThrough
+from gradc.ranges import given_interval, interval_of
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
-from gradc.structure import Keep, Marker, Permute, StopGradient, Variable
+from gradc.structure import Concatenate, Flip, Keep, Marker, Pad, Permute, Slice, StopGradient, Variable
 from gradc.table import TABLE
 
 ROUNDS = 4
 VIEWS = (Broadcast, Cast, Permute, Reshape)
+SAME_NUMBERS = (Broadcast, Permute, Reshape, Slice, Pad, Flip, Concatenate)
 COMMUTATIVE = frozenset(
     ("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor")
 )
@@ -25,8 +30,8 @@ COMMUTATIVE = frozenset(
 # Markers that mean nothing any more: once differentiation is done nothing stops it, and once residuals are chosen nothing is kept.
 FINISHED: dict[str, tuple[type[Marker], ...]] = {
     "before": (Variable,),
-    "after": (Variable, StopGradient),
-    "final": (Variable, StopGradient, Keep),
+    "after": (Variable, StopGradient, StraightThrough),
+    "final": (Variable, StopGradient, StraightThrough, Keep),
 }
 
 
@@ -35,13 +40,58 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
 
     `stage` is "before" differentiation, "after" it, or "final" when the residuals are chosen; it says which markers go.
     """
-    graph = without_markers(graph, FINISHED[stage])
+    graph = without_empties(without_markers(graph, FINISHED[stage]))
     for _ in range(ROUNDS):
         simpler = reuse_products(reuse_quotients(rewritten(graph)))
         if all(a is b for a, b in zip(simpler.outputs, graph.outputs, strict=True)):
             break
         graph = simpler
     return cut_invariant(graph) if stage == "before" else graph
+
+
+def normal_form_from(variables: Sequence[Value], outputs: Sequence[Value]) -> list[Value]:
+    """The outputs in the normal form "before" differentiation, as functions of `variables`: what depends on none of them stays.
+
+    A transform differentiates this form, so that a gradient is the same program whether it is taken inside a function or of it.
+    """
+    inside = _depending_on(variables, outputs)
+    dependent = [output for output in outputs if output in inside]
+    others = (x for value in inside for x in value.operands if x not in inside and constant_of(x) is None)
+    stand_ins = {leaf: _stand_in(leaf) for leaf in (*variables, *others)}
+    graph = Graph(tuple(stand_ins.values()), tuple(_replaced(inside, dependent, stand_ins)))
+    simpler = normalise(graph, "before")
+    forms = _replaced(simpler.values, simpler.outputs, {stand_in: leaf for leaf, stand_in in stand_ins.items()})
+    found = dict(zip(dependent, forms, strict=True))
+    return [found.get(output, output) for output in outputs]
+
+
+def _depending_on(variables: Sequence[Value], outputs: Sequence[Value]) -> dict[Value, None]:
+    """What the outputs need that depends on a variable, operands first. Nothing older than the variables does."""
+    oldest = min((variable.number for variable in variables), default=0)
+    needed = dict.fromkeys(output for output in outputs if output.number > oldest)
+    for value in (waiting := list(needed)):
+        new = dict.fromkeys(x for x in value.operands if x.number > oldest and x not in needed)
+        needed |= new
+        waiting.extend(new)
+    depending = dict.fromkeys(variables)
+    for value in sorted(needed, key=lambda value: value.number):
+        if any(operand in depending for operand in value.operands):
+            depending[value] = None
+    return {value: None for value in depending if value not in set(variables)}
+
+
+def _stand_in(leaf: Value) -> Value:
+    """An input in place of a Value, of which as much is known."""
+    return given_interval(make_input(leaf.shape, leaf.dtype, leaf.name), interval_of(leaf))
+
+
+def _replaced(values: Iterable[Value], outputs: Sequence[Value], replace: Mapping[Value, Value]) -> list[Value]:
+    """The outputs with `replace` put in, where only `values` (operands first) depend on what is replaced."""
+    new = dict(replace)
+    for value in values:
+        if value not in new:
+            new[value] = with_operands(value, tuple(new.get(operand, operand) for operand in value.operands))
+    return [new.get(output, output) for output in outputs]
 
 
 def without_markers(graph: Graph, markers: tuple[type[Marker], ...]) -> Graph:
@@ -65,6 +115,7 @@ class Rewriter:
         self.forms: dict[Value, Value] = {}
         self.unique: dict[tuple, Value] = {}
         self.steps_left = 200 + 20 * size  # a bound, in case two rules undo one another
+        self.start = moment()
 
     def normal_form(self, value: Value) -> Value:
         """The Value equal to this one to which no rule applies. What a rule returns is only a few operations deep."""
@@ -75,22 +126,38 @@ class Rewriter:
 
     def _simplified(self, value: Value) -> Value:
         """The normal form of a Value whose operands have theirs."""
-        value = self.unique.setdefault(_key(value), value)
+        known = self.unique.setdefault(_key(value), value)
+        if known.auxiliary and not value.auxiliary and known.number > self.start:
+            known.auxiliary = False  # the user wrote it too
+        value = known
         if value not in self.forms:
             self.forms[value] = self._changed_by_rules(value)
         return self.forms[value]
 
     def _changed_by_rules(self, value: Value) -> Value:
-        with on_behalf_of(value, value.note):
+        with on_behalf_of(value, value.note, auxiliary=True):
             for rule in RULES[value.operation.name]:
+                since = moment()
                 simpler = rule(value) if self.steps_left > 0 else None
                 if simpler is not None:
+                    if not value.auxiliary:
+                        settle(simpler, since)
                     assert (simpler.shape, simpler.dtype) == (value.shape, value.dtype), (
                         f"{rule.name} turned {value!r} into {simpler!r}"
                     )
                     self.steps_left -= 1
                     return named_after(self.normal_form(simpler), value)
         return value
+
+
+def settle(value: Value, since: int) -> None:
+    """Marks what a rule made after the moment `since` in place of a Value that is not auxiliary, views and signs under it included."""
+    waiting = [value]
+    while waiting:
+        made = waiting.pop()
+        if made.number > since and made.auxiliary:
+            made.auxiliary = False
+            waiting += made.operands if made.operation is TABLE["negative"] or isinstance(made.operation, SAME_NUMBERS) else ()
 
 
 def named_after(value: Value, original: Value) -> Value:

@@ -27,6 +27,7 @@ __all__ = ["ANY", "BITS", "BOOL", "FLOAT", "INTEGER", "NUMBER", "TABLE", "Elemen
 LN2, LN10, TWO_OVER_ROOT_PI = math.log(2), math.log(10), 2 / math.sqrt(math.pi)
 FMOD = "libdevice.fmod({x}, {y})"
 SIGNS_DIFFER = f"({FMOD} != 0) & (({FMOD} < 0) ^ ({{y}} < 0))"
+NO_FLOOR = 'tl.where(({y} == 0) | (tl.abs({x}) == float("inf")), {x} / {y}, '  # the quotient is infinite or NaN as it is
 MAXIMUM = "tl.maximum({x}, {y}, propagate_nan=tl.PropagateNan.ALL)"  # NaN wins, as in NumPy; Triton drops it unless told
 
 
@@ -41,17 +42,18 @@ def _nonzero(x: Any) -> Any:
 
 
 def _power_slope(x: Any, y: Any, out: Any) -> Any:
-    """y·x^(y-1), and 0 for y = 0 even where x^(y-1) is infinite; the inner selection keeps higher derivatives finite."""
+    """y·x^(y-1), and 0 for y = 0 where x^(y-1) is no number; the inner selection keeps higher derivatives finite."""
     power = constant_of(y) if isinstance(y, Value) else None
     if power is not None:
         return power * x ** (power - 1) if power else fill_like(x, 0)
-    constant_power = equal(y, 0)
-    return _chosen(constant_power, x, 0, y * pow_(x, _chosen(constant_power, y, 1, y - 1)))
+    no_number = logical_and(equal(y, 0), logical_not(greater(abs_(x), 0)))  # elsewhere y = 0 is as smooth as its neighbours
+    return _chosen(no_number, x, 0, y * pow_(x, _chosen(no_number, y, 1, y - 1)))
 
 
 def _power_growth(x: Any, y: Any, out: Any) -> Any:
-    """out·log(x), and 0 at x = 0."""
-    return _chosen(equal(x, 0), x, 0, out * log(_nonzero(x)))
+    """out·log(x), whose limit at x = 0 is 0 for y > 0 and -inf for y < 0; 0 at the origin."""
+    vanishes = logical_and(equal(x, 0), greater_equal(y, 0))
+    return _chosen(vanishes, x, 0, out * log(_chosen(vanishes, x, 1, x)))
 
 
 def _extremum_share(x: Any, y: Any, wins: Any) -> Any:
@@ -63,6 +65,40 @@ def _turn(numerator: Any, x: Any, y: Any) -> Any:
     """numerator / (x² + y²) without overflow or underflow of the squares, 0 at the origin."""
     radius = _nonzero(hypot(x, y))
     return numerator / radius / radius
+
+
+def _numpy_floor_divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """NumPy's, but an infinity over a finite number is infinite, as the array API has it and IEEE's quotient is."""
+    quotient = np.floor_divide(x, y)
+    return np.where(np.isinf(x), x / y, quotient).astype(quotient.dtype) if np.asarray(x).dtype.kind == "f" else quotient
+
+
+def _numpy_power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """NumPy's. Of integers, to an exponent that is not in 0..63: a power of ±1 where `x` is that, else 0, as 1/x^n truncates."""
+    if np.asarray(x).dtype.kind == "f":
+        return np.power(x, y)
+    unit = np.where((x == 1) | (x + 1 == 0), np.where(y & 1, x, x * x), 0)
+    within = (y >= 0) & (y < 64)
+    return np.where(within, np.power(x, np.where(within, y, 0)), unit).astype(np.asarray(x).dtype)
+
+
+def _integer_power() -> str:
+    """x^y of integers in Triton: the product of the powers x^1, x^2, x^4, ... that the bits of y ask for, exact in every width."""
+    powers = ["{x}"]
+    while len(powers) < 6:
+        powers.append(f"({powers[-1]} * {powers[-1]})")
+    product = " * ".join(f"tl.where(({{y}} & {2**bit}) != 0, {power}, 1)" for bit, power in enumerate(powers))
+    unit = "tl.where(({x} == 1) | ({x} + 1 == 0), tl.where(({y} & 1) != 0, {x}, {x} * {x}), 0)"
+    return f"tl.where(({{y}} >> 6) == 0, {product}, {unit}).to({{dtype}})"
+
+
+def _difference(x: Any, y: Any) -> Any:
+    """x - y, and 0 between equal infinities."""
+    numbers = [constant_of(v) for v in (x, y) if isinstance(v, Value)]
+    if any(number is not None and math.isfinite(number) for number in numbers):
+        return x - y
+    alike = logical_and(equal(x, y), isinf(x))
+    return _chosen(alike, x, 0, x - y)
 
 
 def _numpy_sigmoid(x: np.ndarray) -> np.ndarray:
@@ -90,7 +126,7 @@ def _round(S: Any, x: Any) -> Any:
 # The formatter would give every column a line; a row stays together.
 # fmt: off
 
-# Arithmetic
+# Arithmetic. In the absorbing rows a 0 on the left makes 0 of everything, infinities and nan too: derivatives are written with them.
 add = row(
     "add", np.add, lambda S, x, y: x + y, "{x} + {y}",
     lambda x, y, out: fill_like(x, 1), lambda x, y, out: fill_like(y, 1), takes=NUMBER)
@@ -103,34 +139,41 @@ multiply = row(
 divide = row(
     "divide", np.divide, lambda S, x, y: x / y, "{x} / {y}",
     lambda x, y, out: reciprocal(y), lambda x, y, out: -out / y, domain="y != 0", flops=4)
+absorbing_multiply = row(
+    "absorbing_multiply", lambda x, y: np.where(x == 0, np.zeros_like(y), x * y), lambda S, x, y: x * y,
+    "tl.where({x} == 0, 0.0, {x} * {y})", lambda x, y, out: y, lambda x, y, out: x)
+absorbing_divide = row(
+    "absorbing_divide", lambda x, y: np.where(x == 0, np.zeros_like(y), x / y), lambda S, x, y: x / y,
+    "tl.where({x} == 0, 0.0, {x} / {y})", lambda x, y, out: reciprocal(y), lambda x, y, out: -absorbing_divide(out, y),
+    domain="y != 0", flops=4)
 negative = row("negative", np.negative, lambda S, x: -x, "{x} * -1.0", lambda x, out: fill_like(x, -1), takes=NUMBER, triton_integer="-{x}")
 reciprocal = row(
     "reciprocal", np.reciprocal, lambda S, x: 1 / x, "1.0 / {x}", lambda x, out: -out * out, domain="x != 0", flops=4)
 square = row("square", np.square, lambda S, x: x**2, "{x} * {x}", lambda x, out: 2 * x, takes=NUMBER)
 pow_ = row(
-    "pow", np.power, lambda S, x, y: x**y, "libdevice.pow({x}, {y})", _power_slope, _power_growth,
+    "pow", _numpy_power, lambda S, x, y: x**y, "libdevice.pow({x}, {y})", _power_slope, _power_growth,
     takes=NUMBER, domain="x > 0", kinks=(((0, 0), (0, 0)), ((0, 1), (1, 0)), ((0, 2), (0, 0))), flops=25,
-    triton_integer="libdevice.rint(libdevice.pow(({x}).to(tl.float64), ({y}).to(tl.float64))).to({dtype})")
+    triton_integer=_integer_power(), monotone=False)
 abs_ = row(
     "abs", np.abs, lambda S, x: S.Abs(x), "tl.abs({x})", lambda x, out: sign(x),
     takes=NUMBER, domain="x != 0", kinks=(((0,), (0,)),))
 sign = row(
-    "sign", np.sign, lambda S, x: S.sign(x), "tl.where({x} > 0, 1, tl.where({x} < 0, -1, {x}))", None,
+    "sign", np.sign, lambda S, x: S.sign(x), "tl.where({x} > 0, 1, tl.where({x} < 0, -1, tl.abs({x})))", None,
     takes=NUMBER, domain="x != 0", flops=3, triton_integer="({x} > 0).to({dtype}) - ({x} < 0).to({dtype})")
 floor_divide = row(
-    "floor_divide", np.floor_divide, lambda S, x, y: S.floor(x / y),
-    f"tl.where({{y}} == 0, {{x}} / {{y}}, libdevice.rint(({{x}} - {FMOD}) / {{y}}) - tl.where({SIGNS_DIFFER}, 1.0, 0.0))",
+    "floor_divide", _numpy_floor_divide, lambda S, x, y: S.floor(x / y),
+    f"libdevice.copysign({NO_FLOOR}libdevice.rint(({{x}} - {FMOD}) / {{y}}) - tl.where({SIGNS_DIFFER}, 1.0, 0.0)), {{x}} / {{y}})",
     None, None, takes=NUMBER, domain="y != 0", flops=20,
-    triton_integer="{x} // {y} - (({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0))).to({dtype})")
+    triton_integer="{x} // {y} - (({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0))).to({dtype})", monotone=False)
 remainder = row(
     "remainder", np.remainder, lambda S, x, y: x - y * S.floor(x / y),
-    f"tl.where({SIGNS_DIFFER}, {FMOD} + {{y}}, {FMOD})",
+    f"libdevice.copysign(tl.where({SIGNS_DIFFER}, {FMOD} + {{y}}, {FMOD}), {{y}})",
     lambda x, y, out: fill_like(x, 1), lambda x, y, out: (out - x) / y, takes=NUMBER, domain="y != 0", flops=20,
-    triton_integer="tl.where(({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0)), {x} % {y} + {y}, {x} % {y})")
+    triton_integer="tl.where(({x} % {y} != 0) & (({x} < 0) ^ ({y} < 0)), {x} % {y} + {y}, {x} % {y})", monotone=False)
 fmod = row(
     "fmod", np.fmod, lambda S, x, y: x - y * _trunc(S, x / y), FMOD,
     lambda x, y, out: fill_like(x, 1), lambda x, y, out: (out - x) / y, takes=NUMBER, domain="y != 0", flops=15,
-    triton_integer="{x} % {y}")
+    triton_integer="{x} % {y}", monotone=False)
 
 # Exponentials and logarithms
 exp = row("exp", np.exp, lambda S, x: S.exp(x), "tl.exp({x})", lambda x, out: out, flops=8)
@@ -149,9 +192,7 @@ log1p = row(
 logaddexp = row(
     "logaddexp", np.logaddexp, lambda S, x, y: S.log(S.exp(x) + S.exp(y)),
     f"tl.where({{x}} == {{y}}, {{x}} + {LN2!r}, {MAXIMUM} + libdevice.log1p(tl.exp(-tl.abs({{x}} - {{y}}))))",
-    lambda x, y, out: _chosen(equal(x, y), x, 0.5, sigmoid(x - y)),
-    lambda x, y, out: _chosen(equal(x, y), y, 0.5, sigmoid(y - x)),
-    domain="x != y", kinks=(((1, 1), (0.5, 0.5)),), flops=25)
+    lambda x, y, out: sigmoid(_difference(x, y)), lambda x, y, out: sigmoid(_difference(y, x)), flops=25)
 softplus = row(
     "softplus", lambda x: np.logaddexp(x, np.zeros_like(x)), lambda S, x: S.log(1 + S.exp(x)),
     "tl.maximum({x}, 0.0, propagate_nan=tl.PropagateNan.ALL) + libdevice.log1p(tl.exp(-tl.abs({x})))",
@@ -173,9 +214,9 @@ hypot = row(
     domain="(x, y) != 0", kinks=(((0, 0), (0, 0)),), flops=10)
 
 # Circular and hyperbolic functions
-sin = row("sin", np.sin, lambda S, x: S.sin(x), "tl.sin({x})", lambda x, out: cos(x), flops=15)
-cos = row("cos", np.cos, lambda S, x: S.cos(x), "tl.cos({x})", lambda x, out: -sin(x), flops=15)
-tan = row("tan", np.tan, lambda S, x: S.tan(x), "libdevice.tan({x})", lambda x, out: 1 + out * out, flops=20)
+sin = row("sin", np.sin, lambda S, x: S.sin(x), "tl.sin({x})", lambda x, out: cos(x), flops=15, monotone=False)
+cos = row("cos", np.cos, lambda S, x: S.cos(x), "tl.cos({x})", lambda x, out: -sin(x), flops=15, monotone=False)
+tan = row("tan", np.tan, lambda S, x: S.tan(x), "libdevice.tan({x})", lambda x, out: 1 + out * out, flops=20, monotone=False)
 asin = row(
     "asin", np.arcsin, lambda S, x: S.asin(x), "libdevice.asin({x})",
     lambda x, out: rsqrt((1 - x) * (1 + x)), domain="|x| < 1", flops=15)
@@ -187,7 +228,7 @@ atan = row(
 atan2 = row(
     "atan2", np.arctan2, lambda S, x, y: S.atan2(x, y), "libdevice.atan2({x}, {y})",
     lambda x, y, out: _turn(y, x, y), lambda x, y, out: -_turn(x, x, y),
-    domain="(x, y) != 0", kinks=(((0, 0), (0, 0)),), flops=20)
+    domain="(x, y) != 0", kinks=(((0, 0), (0, 0)),), flops=20, monotone=False)
 sinh = row("sinh", np.sinh, lambda S, x: S.sinh(x), "libdevice.sinh({x})", lambda x, out: cosh(x), flops=15)
 cosh = row("cosh", np.cosh, lambda S, x: S.cosh(x), "libdevice.cosh({x})", lambda x, out: sinh(x), flops=15)
 tanh = row("tanh", np.tanh, lambda S, x: S.tanh(x), "libdevice.tanh({x})", lambda x, out: 1 - out * out, flops=15)
@@ -203,10 +244,10 @@ atanh = row(
 # The error function
 erf = row(
     "erf", _by_element(math.erf), lambda S, x: S.erf(x), "tl.erf({x})",
-    lambda x, out: exactly(x, TWO_OVER_ROOT_PI) * exp(-x * x), flops=20)
+    lambda x, out: exactly(x, TWO_OVER_ROOT_PI) * exp(-(x * x)), flops=20)
 erfc = row(
     "erfc", _by_element(math.erfc), lambda S, x: S.erfc(x), "libdevice.erfc({x})",
-    lambda x, out: -exactly(x, TWO_OVER_ROOT_PI) * exp(-x * x), flops=25)
+    lambda x, out: -exactly(x, TWO_OVER_ROOT_PI) * exp(-(x * x)), flops=25)
 
 # Rounding
 floor = row("floor", np.floor, lambda S, x: S.floor(x), "tl.floor({x})", None, takes=NUMBER, triton_integer="{x}")
@@ -230,7 +271,7 @@ where = row(
 copysign = row(
     "copysign", np.copysign, lambda S, x, y: S.Abs(x) * S.Piecewise((1, y >= 0), (-1, True)),
     "libdevice.copysign({x}, {y})", lambda x, y, out: sign(x) * copysign(fill_like(x, 1), y), None,
-    domain="x != 0, y != 0", kinks=(((0, 1), (0, 0)),))
+    domain="x != 0, y != 0", kinks=(((0, 1), (0, 0)),), monotone=False)
 
 # Comparison
 equal = row("equal", np.equal, lambda S, x, y: S.Eq(x, y), "{x} == {y}", None, None, takes=ANY, gives="bool")

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import optree
 
 from gradc import language as g
+from gradc.absent import missing
 from gradc.ir import Value
 from gradc.language.arguments import value_of
 from gradc.language.calls import array_function
+from gradc.language.reductions import root
 from gradc.leaves import cast, constant
 from gradc.types import int32
 
@@ -201,7 +203,7 @@ def global_norm(tree: Any) -> Value:
     total: Any = 0.0
     for leaf in optree.tree_leaves(tree):
         total = total + g.sum(square(leaf))
-    return g.sqrt(total)
+    return root(value_of(total))
 
 
 def stateless(change: Callable[[Any, Any], Any]) -> Optimizer:
@@ -290,3 +292,7 @@ def warmup_cosine_decay_schedule(
         return g.where(count < warmup_steps, rise(count), fall(count - warmup_steps))
 
     return schedule
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("gradc.optim", name, [other for other, x in globals().items() if getattr(x, "__module__", "") == __name__])

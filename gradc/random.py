@@ -15,12 +15,13 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import xor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from gradc import language as g
 from gradc import types
+from gradc.absent import missing
 from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.ir import Value, apply
 from gradc.language.arguments import as_shape, integer, value_of
@@ -206,7 +207,7 @@ def _bits(key: Any, shape: Shape, wide: bool, itemsize: int) -> Value:
 def bits(key: Any, shape: Any = (), dtype: Any = "uint32") -> Value:
     """Uniformly distributed unsigned integers: every bit of every element is a fair coin."""
     kind = types.as_dtype(dtype)
-    if kind.kind != "uint":
+    if kind.family != "uint":
         raise DTypeError(f"random bits are unsigned integers, not {kind}", advice="Use uniform, randint or bernoulli.")
     return cast(_bits(key, _shape(shape), kind.itemsize == 8, kind.itemsize), kind)
 
@@ -322,3 +323,7 @@ def _scaled(random: Value, span: Value, short: bool) -> Value:
     middle = high * span_low + (low * span_low >> 32)
     carry = (middle & MASK) + low * span_high >> 32
     return high * span_high + (middle >> 32) + carry
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("gradc.random", name, [other for other, x in globals().items() if getattr(x, "__module__", "") == __name__])

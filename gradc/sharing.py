@@ -41,7 +41,8 @@ def _with_quotient(value: Value, known: Mapping[tuple[Value, ...], Value]) -> Va
     """The product or quotient of a derivative, written with a quotient that is known."""
     if value.note and (operands := inside(value, "multiply")):
         for fraction, other in (operands, operands[::-1]):
-            if (quotient := inside(fraction, "divide")) and (other, quotient[1]) in known:
+            quotient = inside(fraction, "divide")
+            if quotient and (other, quotient[1]) in known and not _is_finished(fraction):
                 return _product(value, quotient[0], known[other, quotient[1]])
     if value.note and (operands := inside(value, "divide")):
         product = inside(operands[0], "multiply") or ()
@@ -49,6 +50,11 @@ def _with_quotient(value: Value, known: Mapping[tuple[Value, ...], Value]) -> Va
             if (other, operands[1]) in known:
                 return _product(value, one, known[other, operands[1]])
     return value
+
+
+def _is_finished(fraction: Value) -> bool:
+    """Whether a quotient is the user's, of what is not: it is what lies in memory, and that with the range it was meant to have."""
+    return fraction.operands[0].auxiliary and not fraction.auxiliary and not fraction.note
 
 
 def _product(value: Value, one: Value, other: Value) -> Value:

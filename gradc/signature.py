@@ -17,8 +17,9 @@ import numpy as np
 import optree
 
 from gradc import types
-from gradc.errors import TraceError
+from gradc.errors import TraceError, printable
 from gradc.ir import Value
+from gradc.tensors import is_tensor_type
 from gradc.types import Spec
 
 NUMPY, TORCH, ABSTRACT, NUMBER, PLAIN, STATIC = range(6)
@@ -55,28 +56,6 @@ def static_names(function: Callable, names: str | Sequence[str]) -> StaticNames:
             raise TraceError(f"static_argnames has {name!r}, but the parameters are {', '.join(known)}")
     positions = frozenset(i for i, p in enumerate(parameters) if p.name in wanted and p.kind is not p.KEYWORD_ONLY)
     return StaticNames(positions, frozenset(wanted), tuple(known))
-
-
-def misuse(function: Callable, args: tuple, kwargs: dict) -> str:
-    """What is wrong with the number or the names of the arguments; "" where they fit."""
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError as error:
-        return str(error)
-    except ValueError:  # a builtin without a signature
-        return ""
-    return ""
-
-
-def refuse_misuse(function: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises TraceError for arguments that do not fit the function's parameters."""
-    wrong = misuse(function, args, kwargs)
-    if wrong:
-        name = getattr(function, "__name__", "the function")
-        raise TraceError(
-            f"{name} {wrong}" if wrong.startswith("got") else f"{name}: {wrong}",
-            advice=f"It is {name}{inspect.signature(function)}.",
-        )
 
 
 def marked(args: tuple, kwargs: dict, static: StaticNames) -> tuple[tuple, dict]:
@@ -119,14 +98,19 @@ def signature_key(args: tuple, kwargs: dict, static: StaticNames = NOTHING_STATI
     return tuple(key), arrays
 
 
+def static_objects(key: Hashable) -> list[Any]:
+    """The static leaves of a `signature_key` that are neither numbers nor text: what they refer to may change."""
+    leaves = [part[1] for part in key[1:] if len(part) == 2 and _KINDS.get(part[0]) == STATIC]  # type: ignore[index]
+    return [leaf.what if isinstance(leaf, Static) else leaf for leaf in leaves]
+
+
 def kind_of(kind: type) -> int:
     """How leaves of a Python type are treated."""
     if issubclass(kind, np.ndarray | np.generic):
         return NUMPY
     if issubclass(kind, Spec | Value):
         return ABSTRACT
-    from_torch = any(base.__module__.partition(".")[0] == "torch" for base in kind.__mro__) and hasattr(kind, "stride")
-    return TORCH if from_torch else STATIC
+    return TORCH if is_tensor_type(kind) else STATIC
 
 
 def is_dynamic(leaf: Any) -> bool:
@@ -187,7 +171,7 @@ def _refuse_unhashable(args: tuple, kwargs: dict, static: StaticNames) -> NoRetu
     where = f"positional argument {path[1]}" if path[0] == 0 else f"argument {path[1]!r}"
     if path[0] == 0 and path[1] < len(names) and isinstance(leaf, Static):
         where = f"argument {names[path[1]]!r}"
-    inside = f" (at {'.'.join(map(str, path[2:]))})" if path[2:] else ""
+    inside = f" (at {printable('.'.join(map(str, path[2:])))})" if path[2:] else ""
     raise TraceError(
         f"{where}{inside} is a {type(what).__name__}, which is neither an array nor hashable",
         advice="Pass a tuple: what is static has to hash."

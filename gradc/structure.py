@@ -8,7 +8,7 @@ The smaller ones that other files need earlier (input, constant, broadcast, cast
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from gradc import types
 from gradc.errors import DTypeError, ShapeError
+from gradc.interval import ARGUMENT, TRUTH, ZERO, Interval, image, union
 from gradc.ir import Value, apply
-from gradc.leaves import Broadcast, Cast, Iota, Reshape, Structural, cast, constant
+from gradc.leaves import Broadcast, Cast, Iota, Reshape, Structural, View, cast, constant
 from gradc.ops import TABLE
 from gradc.table import Elementwise
 from gradc.types import DType, Shape
@@ -26,7 +27,7 @@ Cotangents = tuple[Value | None, ...]
 
 
 @dataclass(frozen=True)
-class Permute(Structural):
+class Permute(View):
     """Result dimension i is operand dimension `axes[i]`."""
 
     axes: tuple[int, ...]
@@ -48,7 +49,7 @@ class Permute(Structural):
 
 
 @dataclass(frozen=True)
-class Slice(Structural):
+class Slice(View):
     """`x[start:stop:step]` in every dimension, with 0 <= start <= stop <= size and step > 0."""
 
     starts: tuple[int, ...]
@@ -97,6 +98,9 @@ class Pad(Structural):
         out[tuple(slice(a, a + n + max(n - 1, 0) * i, i + 1) for n, a, b, i in parts)] = x
         return out
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return union(operands[0], ZERO)
+
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         sizes = value.operands[0].shape
         stops = tuple(
@@ -106,7 +110,7 @@ class Pad(Structural):
 
 
 @dataclass(frozen=True)
-class Flip(Structural):
+class Flip(View):
     """Reverses the order along `axes`."""
 
     axes: tuple[int, ...]
@@ -153,6 +157,9 @@ class Concatenate(Structural):
     def numpy(self, *arrays: np.ndarray) -> np.ndarray:
         return np.concatenate(arrays, self.axis)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return union(*operands)
+
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         parts, start = [], 0
         for operand in value.operands:
@@ -168,7 +175,7 @@ ALL_OPERANDS = tuple(range(1 << 16))
 
 
 @dataclass(frozen=True)
-class Gather(Structural):
+class Gather(View):
     """`out[.., i, ..] = x[.., index[.., i, ..], ..]` along `axis`. Other dimensions of the index are x's size or 1.
 
     Negative indices count from the end. An index out of bounds raises in the reference; a kernel gives NaN (0 for integers).
@@ -224,6 +231,9 @@ class ScatterAdd(Structural):
         np.add.at(out, tuple(places), updates)
         return out
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return union(operands[0].times(value.operands[0].shape[self.axis]), ZERO)
+
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         return apply(Gather(self.axis), cotangent, value.operands[1]), None
 
@@ -278,6 +288,14 @@ class Reduce(Structural):
         if self.kind in ("sum", "prod"):
             return REDUCTIONS[self.kind](x, axis=self.axes, dtype=x.dtype)
         return REDUCTIONS[self.kind](x, axis=self.axes)
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        x = operands[0]
+        if self.kind == "sum":
+            return x.times(prod(value.operands[0].shape[axis] for axis in self.axes))
+        if not value.dtype.is_floating:
+            return TRUTH if self.kind in ("any", "all") else ARGUMENT
+        return replace(x, selected=False) if self.kind in ("max", "min") else Interval(finite=x.finite)
 
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         return (self.expand(cotangent, value.operands[0].shape),)
@@ -385,6 +403,13 @@ class Contract(Structural):
     def numpy(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.einsum(self.subscripts, x, y, optimize=x.dtype != object)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        x, y = value.operands
+        square = x is y and self.lhs == self.rhs
+        term = image(np.multiply, operands[: 1 if square else 2], (0, 0 if square else 1), True, value.dtype.compute.name)
+        sizes = dict(zip((*self.lhs, *self.rhs), (*x.shape, *y.shape), strict=True))
+        return term.times(prod(size for label, size in sizes.items() if label not in self.out))
+
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         x, y = value.operands
         return (
@@ -418,11 +443,14 @@ class Cumulative(Structural):
             return np.flip(np.cumsum(np.flip(x, self.axis), self.axis, dtype=x.dtype), self.axis)
         return np.cumsum(x, self.axis, dtype=x.dtype)
 
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        return operands[0].times(value.shape[self.axis])
+
     def transpose(self, value: Value, cotangent: Value) -> Cotangents:
         return (apply(Cumulative(self.axis, not self.reverse), cotangent),)
 
 
-class Marker(Structural):
+class Marker(View):
     """Passes its operand through and tells the compiler something."""
 
     def result(self, x: Value) -> tuple[Shape, DType]:

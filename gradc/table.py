@@ -17,6 +17,7 @@ import numpy as np
 
 from gradc import types
 from gradc.errors import DTypeError, ShapeError
+from gradc.interval import ARGUMENT, TRUTH, Interval, image
 from gradc.ir import Value, apply
 from gradc.leaves import broadcast_to, cast, constant, lift
 from gradc.types import DType, Shape
@@ -33,7 +34,7 @@ class Elementwise:
     `numpy` takes arrays of one dtype and keeps it; `symbolic(sympy, *operands)` is the exact meaning over the reals;
     `triton` and `triton_integer` are spellings over {x}, {y}, {z} and {dtype}. `domain` names the smooth pieces that
     `prove.py` proves the partials on, and `kinks` lists (operands, partials there) for points where they are a convention.
-    `flops` is the weight of one element in additions.
+    `flops` is the weight of one element in additions. `monotone` rows are monotone in each operand on each side of 0.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Elementwise:
     domain: str = "real"
     kinks: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
     flops: int = 1
+    monotone: bool = True
     triton_integer: str = ""  # where the spelling for integers differs
 
     @property
@@ -74,6 +76,15 @@ class Elementwise:
                 f"{self.name} takes {self.arity} operands of one shape and dtype, got {', '.join(map(repr, operands))}"
             )
         return operands[0].shape, types.bool_ if self.gives == "bool" else dtypes.pop()
+
+    def interval(self, value: Value, operands: tuple[Interval, ...]) -> Interval:
+        """Between which numbers the results lie, from the operands' intervals; an operand that is given twice is one number."""
+        if not value.dtype.is_floating:
+            return TRUTH if value.dtype == types.bool_ else ARGUMENT
+        places = tuple(next(i for i, y in enumerate(value.operands) if x is y) for x in value.operands)
+        distinct = tuple(dict.fromkeys(places))
+        given = tuple(operands[place] for place in distinct)
+        return image(self.numpy, given, tuple(map(distinct.index, places)), self.monotone, value.dtype.compute.name)
 
     def _promoted(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         return operands[1:] if self.is_selection else operands

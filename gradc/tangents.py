@@ -11,6 +11,7 @@ from typing import Any
 
 from gradc.ir import Value
 from gradc.leaves import constant, constant_of
+from gradc.ranges import interval_of, may_be_zero
 from gradc.table import TABLE
 
 Tangent = Value | None
@@ -63,10 +64,25 @@ def _times(partial: Value, tangent: Value, known: int) -> Tangent:
         case "negative":
             return _applied("negative", scale(inside[0], tangent, known))
         case "reciprocal":
-            return TABLE["divide"](tangent, inside[0])
-        case "divide":
-            return _applied("divide", scale(inside[0], tangent, known), inside[1])
-    return TABLE["multiply"](tangent, partial)
+            return over(tangent, inside[0])
+        case "divide" | "absorbing_divide":
+            scaled = scale(inside[0], tangent, known)
+            return None if scaled is None else over(scaled, inside[1])
+    return times(tangent, partial)
+
+
+def times(a: Value, b: Value) -> Value:
+    """a·b, and 0 where a selection made one of them 0, also beside what may be infinite or nan."""
+    if interval_of(a).selected and not interval_of(b).finite:
+        return TABLE["absorbing_multiply"](a, b)
+    if interval_of(b).selected and not interval_of(a).finite:
+        return TABLE["absorbing_multiply"](b, a)
+    return TABLE["multiply"](a, b)
+
+
+def over(a: Value, b: Value) -> Value:
+    """a/b, and 0 where a selection made a 0, also over what may be 0 or nan."""
+    return TABLE["absorbing_divide" if interval_of(a).selected and may_be_zero(b) else "divide"](a, b)
 
 
 def _applied(name: str, tangent: Tangent, *others: Value) -> Tangent:

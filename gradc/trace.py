@@ -10,21 +10,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optree
 
 from gradc import ir
-from gradc.errors import TraceError
+from gradc.entry import entry
+from gradc.errors import TraceError, printable, refuse_called_attribute
 from gradc.ir import Graph, Value
+from gradc.leaks import refuse_left_behind
 from gradc.leaves import as_value, is_array, is_scalar, lift, make_input
 from gradc.naming import NameRecorder
-from gradc.signature import Static, identifier, is_dynamic, leaf_names, marked, spec_of, static_names
+from gradc.signature import Static, identifier, is_dynamic, leaf_names, marked, positional_names, spec_of, static_names
 from gradc.types import Spec
 
 _state = threading.local()
 
 
+@entry
 def tracing() -> bool:
     """Whether this thread is inside a trace, where array functions build Values rather than compute arrays."""
     return getattr(_state, "depth", 0) > 0
@@ -70,39 +74,61 @@ def trace(
     Raises TraceError for a result that is not an array, and for arrays of another trace.
     """
     args, kwargs = marked(tuple(arguments), dict(keywords or {}), static_names(function, static_argnames))
+    start = Value(None, (), (), None, None).number  # type: ignore[arg-type]  # every Value made from here on exceeds it
+    traced, made = _traced(function, args, kwargs)
+    if not tracing():
+        refuse_strangers(traced.graph, start)
+        names = (*positional_names(function, len(args)), *kwargs)
+        places = [(name, _unwrapped(x)) for name, x in zip(names, (*args, *kwargs.values()), strict=True)]
+        refuse_left_behind(function, places, made, traced.graph, start)
+    return traced
+
+
+def _traced(function: Callable, args: tuple, kwargs: dict) -> tuple[Traced, list[Value]]:
+    """What `trace` gives, and the Values that were made, which no variable holds once this has returned."""
     leaves, tree = optree.tree_flatten((args, kwargs))
     dynamic = tuple(is_dynamic(leaf) for leaf in leaves)
     specs = tuple(spec_of(leaf) for leaf in leaves if is_dynamic(leaf))
-    with recording_names() as start:
+    with recording() as made:
         names = [name for name, is_input in zip(leaf_names(function, args, kwargs), dynamic, strict=True) if is_input]
         inputs = tuple(make_input(s.shape, s.dtype, name, s.strides) for s, name in zip(specs, names, strict=True))
         following = iter(inputs)
         given = [next(following) if is_input else _unwrapped(leaf) for leaf, is_input in zip(leaves, dynamic, strict=True)]
         traced_args, traced_kwargs = optree.tree_unflatten(tree, given)
-        result = function(*traced_args, **traced_kwargs)
+        try:
+            result = function(*traced_args, **traced_kwargs)
+        except TypeError as error:
+            refuse_called_attribute(error)
+            raise
         outputs, output_tree, places = flat_results(result)
     graph = Graph(inputs, outputs, name_outputs(outputs, places, set(inputs)), title_of(function))
-    if not tracing():
-        refuse_leaks(graph, start)
-    return Traced(graph, tree, dynamic, output_tree, specs)
+    return Traced(graph, tree, dynamic, output_tree, specs), made
 
 
 @contextmanager
-def recording_names() -> Iterator[int]:
-    """A trace in which Values get the user's variable names; gives a number that every Value made inside exceeds."""
-    start = Value(None, (), (), None, None).number  # type: ignore[arg-type]
+def recording() -> Iterator[list[Value]]:
+    """A trace in which Values get the user's variable names; gives those that are made, unless it is within another trace."""
+    made: list[Value] = []
     if tracing():
         with tracing_scope():
-            yield start
+            yield made
         return
     recorder = NameRecorder(sys._getframe(2))
-    ir.listeners.append(recorder)
+    before = [*ir.thread.listeners]
+    ir.thread.listeners += [recorder, made.append]
     try:
         with tracing_scope():
-            yield start
+            yield made
     finally:
-        ir.listeners.remove(recorder)
+        ir.thread.listeners[:] = before
         recorder.finish()
+
+
+def name_values() -> None:
+    """Gives the Values of the running trace the names they are bound to by now."""
+    for listener in ir.thread.listeners:
+        if isinstance(listener, NameRecorder):
+            listener.name_all()
 
 
 def _unwrapped(leaf: Any) -> Any:
@@ -114,7 +140,7 @@ def flat_results(result: Any) -> tuple[tuple[Value, ...], optree.PyTreeSpec, lis
     paths, leaves, tree = optree.tree_flatten_with_path(result)
     for path, leaf in zip(paths, leaves, strict=True):
         if not (isinstance(leaf, Value) or is_array(leaf) or is_scalar(leaf)):
-            place = f" at {'.'.join(map(str, path))} of its result" if path else ""
+            place = f" at {printable('.'.join(map(str, path)))} of its result" if path else ""
             raise TraceError(
                 f"the function returned a {type(leaf).__name__}{place}, which is not an array",
                 advice="Return arrays and numbers, in tuples, lists or dicts as you like.",
@@ -140,13 +166,13 @@ def name_outputs(outputs: Sequence[Value], places: Sequence[tuple], inputs: set[
 
 def title_of(function: Any) -> str:
     """The function's name as an identifier; `function` for a lambda."""
-    while hasattr(function, "func"):
+    while isinstance(function, partial):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
-    return "function" if name == "<lambda>" else identifier(name)
+    return "function" if name == "<lambda>" else identifier(str(name))
 
 
-def refuse_leaks(graph: Graph, start: int) -> None:
+def refuse_strangers(graph: Graph, start: int) -> None:
     """Raises TraceError when the program uses an array that belongs to another trace."""
     known = set(graph.inputs)
     strangers = {value for value in graph.values if value.operation.name == "input" and value not in known}

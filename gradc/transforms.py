@@ -6,6 +6,7 @@ the graph. Outside, the transformed function is traced and evaluated. They nest 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from operator import index
@@ -15,6 +16,7 @@ import numpy as np
 import optree
 
 from gradc.autodiff import jvp_graph, vjp_graph
+from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import DTypeError, ShapeError, TraceError, UnsupportedError, hide_internals, public
 from gradc.interpret import evaluate
 from gradc.ir import Value, apply
@@ -22,15 +24,18 @@ from gradc.language.arguments import value_of
 from gradc.language.calls import describe
 from gradc.language.elementwise import stop_gradient as _stop_gradient
 from gradc.leaves import cast, constant, is_array, is_scalar
+from gradc.normalise import normal_form_from
 from gradc.signature import is_dynamic
 from gradc.structure import Variable
 from gradc.tangents import zeros_like
-from gradc.trace import trace, tracing
+from gradc.tensors import ask, is_answered_elsewhere
+from gradc.trace import name_values, trace, tracing
 
 Function = Callable[..., Any]
 Argnums = int | Sequence[int]
 
 
+@public
 def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """The gradient of a function that returns a scalar, with respect to the arguments `argnums` (pytrees of floating arrays).
 
@@ -48,13 +53,14 @@ def grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Fun
     return gradient
 
 
+@public
 def value_and_grad(function: Function, argnums: Argnums = 0, has_aux: bool = False) -> Function:
     """Like `grad`, returning (value, gradient), or ((value, auxiliary), gradient) with `has_aux`."""
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         variables, marked, restore = differentiated(args, argnums, "grad")
         result, auxiliary = split_auxiliary(function(*marked, **kwargs), has_aux)
-        output = scalar_output(result)
+        (output,) = in_normal_form(variables, [scalar_output(result)])
         gradients = vjp_graph([output], variables, [constant(1, output.dtype)])
         return ((output, auxiliary) if has_aux else output), restore(gradients)
 
@@ -70,11 +76,13 @@ def vjp(function: Function, *primals: Any, has_aux: bool = False) -> tuple:
     primals = tuple(arrays_of(primals))
     if not is_traced(primals):
         results, auxiliary = split_auxiliary(run_traced(checked(function, "vjp"), primals, {}), has_aux)
+        primals = copies(primals)
         pullback = staged(lambda cotangent: vjp(function, *run_primals(primals), has_aux=has_aux)[1](cotangent))
         return (results, pullback, auxiliary) if has_aux else (results, pullback)
     variables, marked, restore = differentiated(primals, tuple(range(len(primals))), "vjp")
     results, auxiliary = split_auxiliary(function(*marked), has_aux)
     outputs, tree = output_values(results)
+    outputs = in_normal_form(variables, outputs)
 
     def pull(cotangent: Any) -> tuple:
         cotangents = matching_leaves(cotangent, outputs, tree, "cotangent")
@@ -109,12 +117,14 @@ def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple
     primals = tuple(arrays_of(primals))
     if not is_traced(primals):
         results, auxiliary = split_auxiliary(run_traced(checked(function, "linearize"), primals, {}), has_aux)
+        primals = copies(primals)
         pushforward = staged(lambda *tangents: linearize(function, *run_primals(primals), has_aux=has_aux)[1](*tangents))
         return (results, pushforward, auxiliary) if has_aux else (results, pushforward)
     variables, marked, _ = differentiated(primals, tuple(range(len(primals))), "linearize")
     tree_in = optree.tree_structure(primals)
     results, auxiliary = split_auxiliary(function(*marked), has_aux)
     outputs, tree = output_values(results)
+    outputs = in_normal_form(variables, outputs)
 
     def push(*tangents: Any) -> Any:
         given = matching_leaves(tangents, variables, tree_in, "tangent")
@@ -125,6 +135,7 @@ def linearize(function: Function, *primals: Any, has_aux: bool = False) -> tuple
     return (results, push, auxiliary) if has_aux else (results, push)
 
 
+@public
 def stop_gradient(x: Any) -> Any:
     """`x`, a pytree of arrays, as constants to differentiation."""
     return optree.tree_map(_stop_gradient, x)
@@ -138,12 +149,21 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     chosen = argnums if isinstance(argnums, tuple | list) else (argnums,)
 
     @wraps(like or inside)
+    def program(*args: Any, **kwargs: Any) -> Any:
+        return inside(*args, **kwargs)
+
+    @entry
+    @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             if is_traced((args, kwargs)):
-                return inside(*args, **kwargs)
+                return inside(*run_primals(args), **run_primals(kwargs))
+            if is_answered_elsewhere(args, kwargs):
+                return ask(staged(inside, like, argnums), args, kwargs)
             lifted = {number % len(args) for number in chosen} if args else set()
-            return run_traced(call, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
+            return run_traced(program, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:
             hide_internals(error)
             raise
@@ -151,11 +171,13 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     return call
 
 
+@entry
 def is_traced(arguments: Any) -> bool:
     """Whether a call with these arguments builds Values: within a trace, or given a Value."""
     return tracing() or any(isinstance(leaf, Value) for leaf in optree.tree_leaves(arguments))
 
 
+@entry
 def run_traced(function: Function, args: tuple, kwargs: dict) -> Any:
     """The function's results on arrays, of the arrays' kind: NumPy by the reference, torch tensors as a compiled function runs."""
     arrays = [leaf for leaf in optree.tree_leaves((args, kwargs)) if is_dynamic(leaf)]
@@ -181,9 +203,14 @@ def checked(function: Function, what: str) -> Function:
     return call
 
 
-def run_primals(primals: tuple) -> tuple:
-    """Arrays as Values of the trace that is running."""
+def run_primals(primals: Any) -> Any:
+    """Arrays as Values of the trace that is running, where a function finds what it finds outside of one."""
     return optree.tree_map(lambda leaf: value_of(leaf) if is_dynamic(leaf) else leaf, primals)
+
+
+def copies(args: Any) -> Any:
+    """The arguments with their arrays as they are now, whatever is written to those later."""
+    return optree.tree_map(lambda x: x.clone() if hasattr(x, "clone") else np.array(x) if is_array(x) else x, args)
 
 
 def arrays_of(args: Any) -> Any:
@@ -274,6 +301,12 @@ def output_values(results: Any) -> tuple[list[Value], optree.PyTreeSpec]:
     """The results as Values, and their structure."""
     leaves, tree = optree.tree_flatten(results)
     return [value_of(leaf) for leaf in leaves], tree
+
+
+def in_normal_form(variables: Sequence[Value], outputs: Sequence[Value]) -> list[Value]:
+    """What is differentiated: the outputs in normal form. Copies take the user's names along, so those are given first."""
+    name_values()
+    return normal_form_from(variables, outputs)
 
 
 def matching_leaves(given: Any, values: Sequence[Value], tree: optree.PyTreeSpec, what: str) -> list[Value]:

@@ -22,10 +22,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class DType:
-    """An element type. `kind` is one of "bool", "int", "uint", "float"; `itemsize` is in bytes."""
+    """An element type. `family` is one of "bool", "int", "uint", "float"; `itemsize` is in bytes.
+
+    It equals what NumPy and torch call it, so that a branch on `x.dtype == np.float32` is the same within a trace and outside.
+    Its hash is its name's: in a dict or a set it is found among names and DTypes, as NumPy's dtypes are among themselves only.
+    """
 
     name: str
-    kind: str
+    family: str
     itemsize: int
 
     @cached_property
@@ -33,12 +37,22 @@ class DType:
         return np.dtype(ml_dtypes.bfloat16) if self.name == "bfloat16" else np.dtype(self.name)
 
     @property
+    def dtype(self) -> np.dtype:
+        """Where NumPy looks: `np.zeros(3, x.dtype)`, `np.issubdtype(x.dtype, np.floating)`, `np.dtype("int8") == x.dtype`."""
+        return self.numpy
+
+    @property
+    def kind(self) -> str:
+        """NumPy's letter: "f", "i", "u" or "b"."""
+        return self.family[0]
+
+    @property
     def is_floating(self) -> bool:
-        return self.kind == "float"
+        return self.family == "float"
 
     @property
     def is_integer(self) -> bool:
-        return self.kind in ("int", "uint")
+        return self.family in ("int", "uint")
 
     @property
     def compute(self) -> DType:
@@ -56,7 +70,7 @@ class DType:
         return hash(self.name)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, DType) and self.name == other.name)
+        return self is other or (self.name == other.name if isinstance(other, DType) else self is _meant(other))
 
 
 bool_ = DType("bool", "bool", 1)
@@ -70,12 +84,15 @@ DTYPES = {
     for dtype in (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, bfloat16, float32, float64)
 }
 SHORT_NAMES = {dtype.short: dtype for dtype in DTYPES.values()}
+SCALAR_TYPES: dict[type, DType] = {dtype.numpy.type: dtype for dtype in DTYPES.values()} | {bool: bool_, int: int64}
 
 
 def as_dtype(like: Any) -> DType:
     """The DType of a DType, a name ("bfloat16" or "bf16"), a NumPy dtype or scalar type, a Python type, or a torch dtype."""
     if isinstance(like, DType):
         return like
+    if like is None:
+        raise DTypeError("None is no dtype here", advice=f"Use one of: {', '.join(DTYPES)}.")
     if any(like is python for python in (bool, int, float)):  # a NumPy dtype equals the Python type it comes from
         return {bool: bool_, int: int64, float: float32}[like]
     name = like if isinstance(like, str) else str(like).removeprefix("torch.") if "torch" in str(like) else np.dtype(like).name
@@ -83,6 +100,25 @@ def as_dtype(like: Any) -> DType:
     if found is None:
         raise DTypeError(f"gradc has no dtype {name!r}", advice=f"Use one of: {', '.join(DTYPES)}.")
     return found
+
+
+def _meant(other: Any) -> DType | None:
+    """The DType that a NumPy or torch dtype, a scalar type or a name stands for where it is compared; None for all else.
+
+    Raises DTypeError for what gradc and NumPy read as different dtypes, where either answer would surprise.
+    """
+    if other is float or (isinstance(other, str) and other in ("i8", "u8", "f16")):
+        raise DTypeError(
+            f"a dtype was compared with {other if isinstance(other, str) else 'float'!r}, which is one dtype in NumPy and another in gradc",
+            advice="Write its full name, such as gradc.float32 or gradc.int8.",
+        )
+    if isinstance(other, str):
+        return DTYPES.get(other) or SHORT_NAMES.get(other)
+    if isinstance(other, np.dtype):
+        return DTYPES.get(other.name)
+    if isinstance(other, type):
+        return SCALAR_TYPES.get(other)
+    return DTYPES.get(str(other).removeprefix("torch.")) if type(other).__module__ == "torch" else None
 
 
 def promote(*dtypes: DType) -> DType:
@@ -96,13 +132,13 @@ def promote(*dtypes: DType) -> DType:
 def _promote_pair(a: DType, b: DType) -> DType:
     if a == b:
         return a
-    if a.kind == b.kind:
+    if a.family == b.family:
         if a.itemsize == b.itemsize:  # bfloat16 with float16
             return float32
         return a if a.itemsize > b.itemsize else b
     order = ("bool", "uint", "int", "float")
-    low, high = sorted((a, b), key=lambda dtype: order.index(dtype.kind))
-    if low.kind == "uint" and high.kind == "int":
+    low, high = sorted((a, b), key=lambda dtype: order.index(dtype.family))
+    if low.family == "uint" and high.family == "int":
         return _signed_with_unsigned(low, high)
     return high
 

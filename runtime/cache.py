@@ -105,8 +105,10 @@ class DiskCache:
         """Remove every entry, and nothing else that may lie in the folder."""
         if self.folder.is_dir() and self._usable():
             for item in self.folder.iterdir():
-                if item.name.startswith(PENDING) or (item / MANIFEST).is_file():
+                if item.name.startswith(PENDING):
                     _remove(item)
+                elif (item / MANIFEST).is_file():
+                    _set_aside(item)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries, the oldest first."""
@@ -178,19 +180,30 @@ def _check_private(status: os.stat_result) -> None:
 
 
 def _read_settled(folder: Path) -> dict[str, str]:
-    """An entry being replaced by another process looks damaged for a moment, so a second look decides."""
-    with contextlib.suppress(_Damaged, OSError):
-        return _read(folder)
-    return _read(folder)
+    """The texts of one version of an entry. Where that is taken away in the middle, what lies there instead is read."""
+    while True:
+        entry = _opened(folder)
+        try:
+            return _read(entry)
+        except (_Damaged, OSError):
+            if os.path.samestat(os.lstat(folder), os.fstat(entry)):  # nobody replaced it: it is damaged
+                raise
+        finally:
+            os.close(entry)
 
 
-def _read(folder: Path) -> dict[str, str]:
-    status = os.lstat(folder)
-    if not stat.S_ISDIR(status.st_mode):
-        raise _Damaged("it is not a folder")
-    _check_private(status)
-    checksums = _checksums(_read_bytes(folder / MANIFEST))
-    return {name: _checked_text(folder / name, expected) for name, expected in checksums.items()}
+def _opened(folder: Path) -> int:
+    """A descriptor of an entry's folder, which stays the same folder whatever is renamed."""
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except NotADirectoryError as problem:
+        raise _Damaged("it is not a folder") from problem
+
+
+def _read(entry: int) -> dict[str, str]:
+    _check_private(os.fstat(entry))
+    checksums = _checksums(_read_bytes(MANIFEST, entry))
+    return {name: _checked_text(name, expected, entry) for name, expected in checksums.items()}
 
 
 def _checksums(manifest: bytes) -> dict[str, str]:
@@ -205,28 +218,28 @@ def _checksums(manifest: bytes) -> dict[str, str]:
     return checksums
 
 
-def _checked_text(path: Path, expected: str) -> str:
+def _checked_text(name: str, expected: str, entry: int) -> str:
     try:
-        data = _read_bytes(path)
+        data = _read_bytes(name, entry)
     except FileNotFoundError as problem:
-        raise _Damaged(f"{path.name} is missing") from problem
+        raise _Damaged(f"{name} is missing") from problem
     if hashlib.sha256(data).hexdigest() != expected:
-        raise _Damaged(f"{path.name} does not match its checksum")
+        raise _Damaged(f"{name} does not match its checksum")
     return data.decode()
 
 
-def _read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file of ours. A link is refused: it could lead to anyone's file."""
+def _read_bytes(name: str, entry: int) -> bytes:
+    """The bytes of a regular file of ours in an entry's folder. A link is refused: it could lead to anyone's file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=entry)
     except OSError as problem:
-        if path.is_symlink():
-            raise _Damaged(f"{path.name} is a link") from problem
+        if problem.errno == errno.ELOOP:
+            raise _Damaged(f"{name} is a link") from problem
         raise
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _Damaged(f"{path.name} is not a file")
+            raise _Damaged(f"{name} is not a file")
         _check_private(status)
         return file.read()
 

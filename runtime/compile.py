@@ -8,83 +8,116 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 import numpy as np
 
+from gradc.absent import missing
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
-from gradc.errors import TraceError, UnsupportedError, hide_internals, public
+from gradc.entry import UNTOLD, entry, tell_torch
+from gradc.errors import TraceError, UnsupportedError, hide_internals, public, refuse_misuse
 from gradc.ir import Graph
 from gradc.normalise import normalise
-from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change
+from gradc.runtime import forks
+from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change, unfollowed
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
+from gradc.runtime.frozen import warn_of_changes, warn_of_many, warn_of_unfollowed, watched
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import refuse_misuse, signature_key, static_names
+from gradc.runtime.references import found, reference
+from gradc.signature import is_dynamic, signature_key, static_names, static_objects
+from gradc.tensors import ask, is_answered_elsewhere, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
-from gradc.transforms import is_traced
+from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PROGRAMS = 512  # of one function; at some 100 kB each
 BACKENDS = ("auto", "numpy", "interpret", "triton")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a function is compiled."""
+    """How a function is compiled. Schedules are made for `device`; for the GPU here unless told."""
 
     backend: str = "auto"
     static_argnames: tuple[str, ...] = ()
     deterministic: bool = True
     memory_budget: int | None = None
+    device: Device | None = None
 
 
 @dataclass
 class Prepared:
-    """A traced function and what runs it. `held` keeps alive what the key identifies by address."""
+    """A traced function and what runs it. `held` keeps alive what the key identifies by address; `used` orders by last use."""
 
     traced: Traced
     executable: Executable
     held: tuple[Any, ...] = field(default=())
+    used: int = 0
 
 
 class Compiled(Generic[P, R]):
-    """A function that runs as gradc's program of it. Made by `compile`; see there."""
+    """A function that runs as gradc's program of it. Made by `compile`; see there. `programs` is how many are kept."""
 
-    def __init__(self, function: Callable[P, R], options: Options):
+    def __init__(self, function: Callable[P, R], options: Options, programs: int = PROGRAMS):
         functools.update_wrapper(self, function)
         self.function, self.options = function, options
         self._static = static_names(function, options.static_argnames)
         self._programs: dict[Hashable, Prepared] = {}
+        self._limit, self._uses = programs, 0
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
-        self._lock = threading.RLock()
+        self._dropped = False  # whether programs were dropped
+        self._changes = 0  # traces in a row that changed what the function reads
+        self._lock = forks.lock()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @entry
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             if is_traced((args, kwargs)):
-                return self.function(*args, **kwargs)
+                return self._inlined(args, kwargs)
+            if is_answered_elsewhere(args, kwargs):
+                return ask(self, args, kwargs)
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)
             raise
 
+    def _inlined(self, args: tuple, kwargs: dict) -> R:
+        """The function as a part of the program that is being traced, to which arrays are what they are to its own."""
+        positions, names = self._static.positions, self._static.names
+        given = (x if i in positions else run_primals(x) for i, x in enumerate(args))
+        named = {name: x if name in names else run_primals(x) for name, x in kwargs.items()}
+        return self.function(*given, **named)  # type: ignore[arg-type]
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
         return self if instance is None else functools.partial(self, instance)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its name, which is this object's and not the function's; without one, compiled again from the function."""
+        where = reference(self)
+        return (found, where) if where else (Compiled, (self.function, self.options))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise missing("Compiled", name, dir(type(self)))
+
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"
 
+    @entry
     def _run(self, args: tuple, kwargs: dict) -> Any:
+        args, kwargs = with_readable_tensors(args, kwargs)
         key, arrays = signature_key(args, kwargs, self._static)
         refuse_specs(arrays)
         backend = resolve_backend(self.options.backend, arrays)
@@ -92,26 +125,53 @@ class Compiled(Generic[P, R]):
         return results_of(prepared, arrays)
 
     def _find(self, key: Hashable, backend: str, args: tuple, kwargs: dict) -> Prepared:
-        objects = [x for x in (*args, *kwargs.values()) if _is_known_by_address(x)]
-        outside, held, self._names = closed_over(self.function, objects, self._names)
+        outside, held, self._names = closed_over(self.function, static_objects(key), self._names)
         full = (key, backend, outside)
         prepared = self._programs.get(full)
         if prepared is None:
             with self._lock:
                 prepared = self._programs.get(full)
                 if prepared is None:
-                    if self._last is not None:
-                        log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
-                    traced, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
-                    prepared = self._programs[full] = Prepared(
-                        traced, Executable(graph, backend, self.options.memory_budget, self.options.deterministic), held
-                    )
+                    self._tell_of_another(full)
+                    options = self.options
+                    with watched(self.function, held, self._names):
+                        traced = traced_function(self.function, args, kwargs, options.static_argnames)
+                    self._warn_of_outside(key, outside)
+                    graph = normalised(traced)
+                    executable = Executable(graph, backend, options.memory_budget, options.deterministic, options.device)
+                    prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
+        self._uses = prepared.used = self._uses + 1
         return prepared
+
+    def _tell_of_another(self, full: tuple[Any, ...]) -> None:
+        """Logs why another program is made, and makes room for it by dropping those that were not used for longest."""
+        if self._last is None:
+            return
+        change = describe_change(self._last, full)
+        log("recompile", f"{title_of(self.function)}: {change}")
+        if len(self._programs) < self._limit:
+            return
+        for key in sorted(self._programs, key=lambda key: self._programs[key].used)[: max(1, self._limit // 8)]:
+            del self._programs[key]
+        log("recompile", f"{title_of(self.function)}: more than {self._limit} programs, the oldest are dropped")
+        if not self._dropped:
+            self._dropped = True
+            warn_of_many(self.function, self._limit, change)
+
+    def _warn_of_outside(self, key: Hashable, before: Hashable) -> None:
+        """Says what of all that the function refers to cannot be followed, and what it changes itself, twice in a row."""
+        objects = static_objects(key)
+        warn_of_unfollowed(unfollowed(self.function, objects, self._names), self.function)
+        now = closed_over(self.function, objects, self._names)[0]
+        self._changes = self._changes + 1 if now != before else 0
+        if self._changes == 2:  # once, it may have been a cache that is filled
+            warn_of_changes(before, now, self.function)
 
     @public
     def lower(
         self,
+        /,
         *args: Any,
         wrt: int | Sequence[int] | None = None,
         device: str | Device | None = None,
@@ -127,17 +187,22 @@ class Compiled(Generic[P, R]):
         and as they were there unless told. Raises TraceError for a `wrt` that names something else, UnsupportedError for a device
         without figures and a budget that is too small.
         """
+        options = {"wrt": wrt, "device": device, "deterministic": deterministic, "memory_budget": memory_budget}
+        refuse_arrays_as_options(options)
         in_order = self.options.deterministic if deterministic is None else deterministic
-        figures = replace(chosen_device(device), atomics=not in_order)
+        figures = replace(chosen_device(device or self.options.device), atomics=not in_order)
         budget = checked_budget(memory_budget) or self.options.memory_budget
         _, graph = program_of(self.function, args, kwargs, self.options.static_argnames)
         return lowered(graph, wrt, figures, budget)
 
 
-def _is_known_by_address(x: Any) -> bool:
-    """Whether an argument is an object whose hash says nothing of its attributes, or a bound method of one."""
-    by_address: Any = object.__hash__
-    return (type(x).__hash__ is by_address and x is not None) or isinstance(x, MethodType)
+def refuse_arrays_as_options(options: dict[str, Any]) -> None:
+    """Raises TraceError where an array was meant for a parameter of the function that is called like an option of `lower`."""
+    for name, given in options.items():
+        if is_dynamic(given):
+            raise TraceError(
+                f"`lower` has an option {name!r} of its own, and was given an array", advice="Pass the array by position."
+            )
 
 
 def refuse_specs(arrays: Sequence[Any]) -> None:
@@ -148,6 +213,7 @@ def refuse_specs(arrays: Sequence[Any]) -> None:
 
 def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
     """The function's results, traced for this one call; a transform called on arrays ends here."""
+    args, kwargs = with_readable_tensors(args, kwargs)
     _, arrays = signature_key(args, kwargs)
     refuse_specs(arrays)
     traced, graph = program_of(function, args, kwargs)
@@ -156,12 +222,21 @@ def run_once(function: Callable, args: tuple, kwargs: dict) -> Any:
 
 def program_of(function: Callable, args: tuple, kwargs: dict, static: Sequence[str] = ()) -> tuple[Traced, Graph]:
     """The traced function and its normalised graph."""
+    traced = traced_function(function, args, kwargs, static)
+    return traced, normalised(traced)
+
+
+def traced_function(function: Callable, args: tuple, kwargs: dict, static: Sequence[str]) -> Traced:
     refuse_misuse(function, args, kwargs)
     traced = trace(function, args, kwargs, static)
     log("ir", str(traced.graph))
+    return traced
+
+
+def normalised(traced: Traced) -> Graph:
     graph = normalise(traced.graph, "before")
     log("ir", f"normalised\n{graph}")
-    return traced, graph
+    return graph
 
 
 def lowered(graph: Graph, wrt: int | Sequence[int] | None, device: Device = H200, budget: int | None = None) -> Lowered:
@@ -197,12 +272,12 @@ def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
     executable = prepared.executable
     arrays = [*arrays, *executable.literals()]
     tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
+    readable(tensors)
     refuse_devices(tensors, executable.backend)
     if not tensors:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
     from gradc.runtime import tape
 
-    tape.refuse_transforms_of_torch()
     if tape.wants_tape(arrays):
         return prepared.traced.results(tape.recorded(executable, arrays))
     from gradc.runtime.execute import to_torch
@@ -270,8 +345,13 @@ def compile(
     need be. Without one, no intermediate is stored that is large beside what it is made from and what it gives.
 
     What the function reads besides its arguments may change between calls: arrays are read, and differentiated on torch's
-    tape, at every call; other numbers, functions and attributes that it names make another program. Only a number taken out of
-    an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it was: pass it as an argument.
+    tape, at every call; other numbers, functions, containers and attributes that it names, the environment and context variables make
+    another program. A number taken out of an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it
+    was: pass it as an argument. So does what it draws, reads or takes from an iterator while tracing (`random`, `time`, files), of
+    which a FrozenWarning tells.
+
+    Of one function 512 programs are kept, each for other shapes, dtypes, static arguments or values it reads; then those that were
+    not used for longest are dropped, and a RecompileWarning says what keeps changing.
 
     Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet; when first
     called, for a budget that is too small, with the least that is possible.

@@ -20,10 +20,12 @@ def chosen_device(wanted: str | Device | None) -> Device:
     return wanted if isinstance(wanted, Device) else device_named(wanted)
 
 
-def present_device() -> Device:
-    """The GPU here; without one, the device of reference."""
+def present_device(number: int | None = None) -> Device:
+    """The GPU here of a number, else the current one; without any, the device of reference."""
     torch = sys.modules.get("torch")
-    return figures_of(torch.cuda.current_device()) if torch is not None and torch.cuda.is_available() else H200
+    if torch is None or not torch.cuda.is_available():
+        return H200
+    return figures_of(torch.cuda.current_device() if number is None else number)
 
 
 @cache

@@ -6,7 +6,6 @@ Arrays come in as NumPy or torch and go out as they came.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from gradc.errors import UnsupportedError, require
 from gradc.interpret import evaluate_values, finished, to_numpy
 from gradc.ir import Graph
 from gradc.leaves import Literal
+from gradc.runtime import forks
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.device import present_device
 from gradc.runtime.logs import log
@@ -34,28 +34,36 @@ class Executable:
     """A normalised graph ready to run with one backend: "numpy", "interpret" or "triton".
 
     `arrays` are always the arguments and then the `literals()`. `memory_budget` limits what emitted programs allocate. Without
-    `deterministic`, their kernels may add floats up by atomics.
+    `deterministic`, their kernels may add floats up by atomics. Schedules are made for `device`; for the GPU here unless told.
     """
 
-    def __init__(self, graph: Graph, backend: str, memory_budget: int | None = None, deterministic: bool = True):
+    def __init__(
+        self,
+        graph: Graph,
+        backend: str,
+        memory_budget: int | None = None,
+        deterministic: bool = True,
+        device: Device | None = None,
+    ):
         if backend != "numpy":
             require("torch", "triton", what=f"backend={backend!r}")
         self.graph = with_literals(graph)
         self.backend, self.memory_budget, self.deterministic = backend, memory_budget, deterministic
+        self.device = device
         self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._plans: dict[tuple[tuple[int, ...], Any], Plan] = {}  # by what is differentiated, and the GPU
         self._partitions: dict[tuple[int, ...], Partition] = {}
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
 
     def literals(self) -> list[Any]:
         """What the function closed over, as it is now, row-major."""
-        return [array.contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
+        return [array.resolve_neg().contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
 
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, without anything kept for a backward."""
         if self.backend == "numpy":
             return self._evaluated(self.graph.inputs, self.graph.outputs, arrays)
-        return self._launched(self._plan(()), "forward", arrays)
+        return self._launched((), "forward", arrays)
 
     def forward(self, arrays: Sequence[Any], wrt: tuple[int, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The outputs, and the arrays the backward with respect to the inputs `wrt` takes."""
@@ -64,8 +72,7 @@ class Executable:
             results = self._evaluated(split.forward.inputs, split.forward.outputs, arrays, exact_after=len(self.graph.outputs))
             kept = places(split)
         else:
-            plan = self._plan(wrt)
-            results, kept = self._launched(plan, "forward", arrays), plan.kept
+            results, kept = self._launched(wrt, "forward", arrays), self._plan(wrt, gpu_of(arrays)).kept
         return results[: len(self.graph.outputs)], tuple((arrays if kind == "input" else results)[i] for kind, i in kept)
 
     def backward(self, kept: Sequence[Any], cotangents: Sequence[Any], wrt: tuple[int, ...]) -> tuple[Any, ...]:
@@ -73,18 +80,20 @@ class Executable:
         if self.backend == "numpy":
             backward = self._partition(wrt).backward
             return self._evaluated(backward.inputs, backward.outputs, (*kept, *cotangents))
-        return self._launched(self._plan(wrt), "backward", (*kept, *cotangents))
+        return self._launched(wrt, "backward", (*kept, *cotangents))
 
-    def _plan(self, wrt: tuple[int, ...]) -> Plan:
+    def _plan(self, wrt: tuple[int, ...], gpu: Any) -> Plan:
+        """What is launched on a GPU (None where there is none): GPUs of two kinds in one machine want two plans."""
+        key = wrt, gpu
         with self._lock:
-            if wrt not in self._plans:
-                present = present_device() if self.backend == "triton" else H200
-                device = replace(present, atomics=not self.deterministic)
-                self._plans[wrt], was_cached = make_plan(self.graph, wrt, DiskCache(), device, self.memory_budget)
+            if key not in self._plans:
+                present = present_device(getattr(gpu, "index", None)) if self.backend == "triton" else H200
+                device = replace(self.device or present, atomics=not self.deterministic)
+                self._plans[key], was_cached = make_plan(self.graph, wrt, DiskCache(), device, self.memory_budget)
                 log("cache", f"{self.graph.title}: emitted kernels {'found on disk' if was_cached else 'made'}")
                 log("fusion", lambda: told(self.graph, wrt, device, self.memory_budget))
-                log("kernel", self._plans[wrt].source)
-            return self._plans[wrt]
+                log("kernel", self._plans[key].source)
+            return self._plans[key]
 
     def _partition(self, wrt: tuple[int, ...]) -> Partition:
         with self._lock:
@@ -101,11 +110,19 @@ class Executable:
         count = len(outputs) if exact_after is None else exact_after
         return (*finished(outputs[:count], results, given.values()), *(results[value] for value in outputs[count:]))
 
-    def _launched(self, plan: Plan, function: str, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    def _launched(self, wrt: tuple[int, ...], function: str, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """The results of an emitted function, which launches on the GPU where its first argument lies."""
+        gpu = gpu_of(arrays)
+        source = self._plan(wrt, gpu).source
         if self.backend == "interpret":
-            return interpret(plan.source, function, [to_torch(array, "cpu") for array in arrays] or ["cpu"])
-        device = next((array.device for array in arrays if getattr(array, "is_cuda", False)), "cuda")
-        return getattr(load_module(plan.source), function)(*([to_torch(array, device) for array in arrays] or [device]))
+            return interpret(source, function, [to_torch(array, "cpu") for array in arrays] or ["cpu"])
+        device = gpu or "cuda"
+        return getattr(load_module(source), function)(*([to_torch(array, device) for array in arrays] or [device]))
+
+
+def gpu_of(arrays: Sequence[Any]) -> Any:
+    """The torch.device of the first array that lies on a GPU; None where there is none."""
+    return next((array.device for array in arrays if getattr(array, "is_cuda", False)), None)
 
 
 def told(graph: Graph, wrt: tuple[int, ...], device: Device, budget: int | None = None) -> str:
@@ -142,12 +159,6 @@ def refuse_devices(arrays: Sequence[Any], backend: str) -> None:
     devices = {str(array.device) for array in arrays if hasattr(array, "is_cuda")}
     if len({device for device in devices if device != "cpu"}) > 1:
         raise UnsupportedError(f"the tensors are on {', '.join(sorted(devices))}", advice="Move them to one device.")
-    for array in arrays:
-        if array.is_meta or str(array.layout) != "torch.strided":
-            kind = "a tensor on the meta device" if array.is_meta else f"a tensor of layout {array.layout}"
-            raise UnsupportedError(
-                f"{kind} has no elements in memory to read", advice="Pass a dense one, or a spec to `lower`."
-            )
     if backend == "triton" and not _has_gpu():
         raise UnsupportedError(
             "backend='triton' needs a GPU, and torch finds none", advice="Use backend='interpret' or 'numpy'."

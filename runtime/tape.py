@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from gradc.entry import entry
 from gradc.errors import UnsupportedError
 from gradc.runtime.execute import Executable, to_torch
+from gradc.tensors import readable
 
 
 class Recorded(torch.autograd.Function):
@@ -22,14 +24,14 @@ class Recorded(torch.autograd.Function):
         device = arrays[wrt[0]].device
         tensors = tuple(to_torch(array, device) for array in outputs)
         known = {id(array): tensor for array, tensor in zip((*outputs, *arrays), (*tensors, *arrays), strict=True)}
-        saved = (known.get(id(array), array) for array in kept)
-        ctx.save_for_backward(*(array if isinstance(array, torch.Tensor) else to_torch(array, device) for array in saved))
+        ctx.save_for_backward(*(_saved(known.get(id(array), array), device) for array in kept))
         ctx.executable, ctx.wrt, ctx.count = executable, wrt, len(arrays)
         ctx.floating = [tensor.is_floating_point() for tensor in tensors]
         ctx.mark_non_differentiable(*(tensor for tensor in tensors if not tensor.is_floating_point()))
         return tensors
 
     @staticmethod
+    @entry
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise UnsupportedError(
@@ -37,12 +39,18 @@ class Recorded(torch.autograd.Function):
                 advice="Take higher derivatives inside the function with gradc.grad, or call backward without create_graph.",
             )
         device = cotangents[0].device
-        given = [cotangent.contiguous() for cotangent, floating in zip(cotangents, ctx.floating, strict=True) if floating]
+        read = readable(cotangents)
+        given = [cotangent.contiguous() for cotangent, floating in zip(read, ctx.floating, strict=True) if floating]
         gradients = ctx.executable.backward(ctx.saved_tensors, given, ctx.wrt)
         results: list[Any] = [None] * ctx.count
         for place, gradient in zip(ctx.wrt, gradients, strict=True):
             results[place] = to_torch(gradient, device)
         return (None, None, *results)
+
+
+def _saved(array: Any, device: Any) -> torch.Tensor:
+    """An array that the backward takes: a tensor, which torch watches, or else a copy of what could change unnoticed."""
+    return array if isinstance(array, torch.Tensor) else to_torch(array, device).clone()
 
 
 def recorded(executable: Executable, arrays: list[Any]) -> tuple[torch.Tensor, ...]:
@@ -54,12 +62,3 @@ def recorded(executable: Executable, arrays: list[Any]) -> tuple[torch.Tensor, .
 def wants_tape(arrays: list[Any]) -> bool:
     """Whether torch is recording and some tensor requires a gradient."""
     return torch.is_grad_enabled() and any(getattr(array, "requires_grad", False) for array in arrays)
-
-
-def refuse_transforms_of_torch() -> None:
-    """Raises UnsupportedError inside torch.func and torch.compile, whose tensors have no memory of their own."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
-        raise UnsupportedError(
-            "a compiled function was called inside torch.compile or a transform of torch.func",
-            advice="Use gradc's own: gradc.grad, gradc.vjp, gradc.jvp, gradc.vmap; and call it outside of torch.compile.",
-        )

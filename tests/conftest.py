@@ -6,7 +6,15 @@ import os
 
 import pytest
 
-from gradc.codegen import small
+
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="also run the tests marked `whole`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What is marked `whole` runs where it is asked for: by `make ttsem`."""
+    if not config.getoption("--whole"):
+        items[:] = [item for item in items if item.get_closest_marker("whole") is None]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,13 +27,3 @@ def cache_folder_of_the_session(tmp_path_factory):
         del os.environ["GRADC_CACHE_DIR"]
     else:
         os.environ["GRADC_CACHE_DIR"] = before
-
-
-@pytest.fixture(autouse=True)
-def products_as_large_ones(request, monkeypatch, tmp_path):
-    """Tests multiply small matrices in place of large ones, so products use the matrix unit, except where a test is marked."""
-    if request.node.get_closest_marker("small_products"):
-        monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path / "small"))  # plans are kept by program, not by these limits
-    else:
-        monkeypatch.setattr(small, "SURELY", 0)
-        monkeypatch.setattr(small, "PERHAPS", 0)

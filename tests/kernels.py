@@ -16,8 +16,13 @@ import torch
 
 import gradc
 from gradc.codegen import roles, schedule, splits
+from gradc.codegen.device import H200, Device
+from gradc.runtime.compile import Compiled
 
 EPSILON = {dtype: torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+LARGE_PRODUCTS = replace(
+    H200, small_products=(0, 0)
+)  # multiplies every matrix on its matrix units, so that small ones stand for large ones
 LAYOUTS = ("contiguous", "strided", "transposed", "expanded", "offset")
 
 
@@ -49,6 +54,11 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
     if layout == "offset":
         return torch.cat([torch.full((3,), 77, dtype=x.dtype), x.reshape(-1)])[3:].view(x.shape)
     return x.contiguous().clone()
+
+
+def on(device: Device, compiled: Compiled) -> Compiled:
+    """A compiled function with schedules for `device` when it is called, as `lower(device=)` has them."""
+    return Compiled(compiled.function, replace(compiled.options, device=device))
 
 
 def differentiable(arrays: Sequence[torch.Tensor], wrt: Sequence[int] | None) -> tuple[int, ...]:
@@ -90,8 +100,9 @@ def check(
     factor: float = 16.0,
     backend: str = "interpret",
     static: dict[str, Any] | None = None,
+    device: Device = H200,
 ) -> None:
-    """The function's emitted kernels, forward and backward, against `reference` under autograd in float64.
+    """The emitted kernels of a function, or of one that is compiled, for `device`, forward and backward, against `reference` under autograd in float64.
 
     An output may be off by `factor` times the epsilon of its own dtype, of the largest number of that output (or 1).
     """
@@ -104,11 +115,8 @@ def check(
         rounded = tensor(*out.shape, dtype=sloppiest, seed=100 + number).to(out.dtype)
         return laid_out(rounded, cotangent_layout)
 
-    compiled = (
-        gradc.compile(function, **(static or {}))
-        if backend is None
-        else gradc.compile(backend=backend, **(static or {}))(function)
-    )
+    compiled = function if isinstance(function, Compiled) else gradc.compile(backend=backend, **(static or {}))(function)
+    compiled = on(device, compiled)
     got, got_gradients = outputs_and_gradients(compiled, arrays, wrt, cotangent)
     exact = [x.double() if x.is_floating_point() else x for x in arrays]
     want, want_gradients = outputs_and_gradients(reference, exact, wrt, cotangent)

@@ -211,10 +211,46 @@ def test_eight_processes_race(tmp_path):
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    errors = [racer.communicate(timeout=60)[1] for racer in racers]
+    errors = [racer.communicate()[1] for racer in racers]
     assert all(racer.returncode == 0 for racer in racers), "\n".join(errors)
     names = {item.name for item in (tmp_path / "cache").iterdir()}
     assert names == {"contended", *(f"key{turn}" for turn in range(40))}
+
+
+@pytest.mark.parametrize("before", ["read", "checked"])
+def test_an_entry_replaced_at_every_moment_of_a_read_is_read(before, tmp_path, monkeypatch):
+    """As on a busy machine, where a reader waits between two files while others write: nothing was damaged."""
+    cache = DiskCache(tmp_path / "cache")
+    cache.put("key", {"a.txt": "0", "b.txt": "0"})
+    name = {"read": "_read_bytes", "checked": "_checked_text"}[before]
+    whole, versions = getattr(cache_module, name), iter(range(1, 8))
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(cache_module, name, whole)
+        if (version := next(versions, None)) is not None:
+            cache.put("key", {"a.txt": str(version), "b.txt": str(version)})
+            monkeypatch.setattr(cache_module, name, interrupted)
+        return whole(*arguments)
+
+    monkeypatch.setattr(cache_module, name, interrupted)
+    assert cache.get("key") == {"a.txt": "7", "b.txt": "7"}
+
+
+def test_an_entry_read_while_the_cache_is_cleared_is_absent(tmp_path, monkeypatch):
+    cache = DiskCache(tmp_path / "cache")
+    cache.put("key", {"a.txt": "0", "b.txt": "0"})
+    found, rmtree = [], cache_module.shutil.rmtree
+
+    def halfway(folder, **options):
+        next(folder.rglob("a.txt")).unlink()
+        with warnings.catch_warnings(action="error"):
+            found.append(cache.get("key"))
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(cache_module.shutil, "rmtree", halfway)
+    cache.clear()
+    assert found == [None]
+    assert list(cache.folder.iterdir()) == []
 
 
 def test_digest_keeps_the_borders():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from gradc.codegen.cascades.cascade import Cascade, Refusal, derive, from_json, 
 from gradc.codegen.cascades.formula import from_tree, to_text, to_tree
 from gradc.codegen.cascades.normal_form import Inexpressible, is_zero
 from gradc.ops import TABLE
+from tests.work import calls_of
 
 x, y, v, w, p, d, m, D, mu, nu, l, r, c, s = sympy.symbols("x y v w p d m D mu nu l r c s")
 SWITCH = sympy.Piecewise((exp(x - d), y > 0), (0, True))
@@ -151,11 +151,11 @@ def test_proofs_are_readable(body):
 
 
 @pytest.mark.parametrize("body", REFUSED, ids=str)
-def test_refusals_are_quick(body):
+def test_refusals_take_little_work(body):
+    """A search over forms would take a hundred times as much."""
     cascade._remembered.cache_clear()
-    began = time.perf_counter()
+    assert calls_of(lambda: derive(body, [x, y, v], [d])) < 1_000_000
     result = derive(body, [x, y, v], [d])
-    assert time.perf_counter() - began < 1
     assert isinstance(result, Refusal)
     assert REFUSED[body] in result.reason
 

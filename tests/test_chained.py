@@ -5,6 +5,7 @@ The functions are plain mathematics; the reference is the same text run by PyTor
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -12,11 +13,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import kernels  # noqa: E402
 from either import library, scores, weights  # noqa: E402
-from kernels import check, tensor  # noqa: E402
+from kernels import LARGE_PRODUCTS, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 FULL = {"batch": 4, "heads": 16, "length": 2048, "width": 64}
 
 
@@ -162,7 +165,7 @@ def test_a_row_masked_throughout_is_nan_and_leaves_the_others_alone():
     allowed[:, :, 3] = False
     allowed[:, :, 7, 1:] = False
     q, k, v = heads()
-    out = gradc.compile(selected, backend="interpret")(q, k, v, allowed)
+    out = on(LARGE_PRODUCTS, gradc.compile(selected, backend="interpret"))(q, k, v, allowed)
     exact = selected(q.double(), k.double(), v.double(), allowed)
     assert torch.isnan(out[:, :, 3]).all()
     assert torch.allclose(out.double(), exact, atol=1e-5, equal_nan=True)
@@ -174,7 +177,7 @@ def test_infinities_and_nans_are_those_of_the_formula():
     q[0, 0, 5, 3] = math.nan
     k[0, 1, 9, :] = math.inf
     v[0, 0, 2, 2] = -math.inf
-    out = gradc.compile(plain, backend="interpret")(q, k, v)
+    out = on(LARGE_PRODUCTS, gradc.compile(plain, backend="interpret"))(q, k, v)
     exact = plain(q.double(), k.double(), v.double())
     assert torch.allclose(out.double(), exact, atol=1e-5, equal_nan=True)
 
@@ -281,6 +284,9 @@ def test_no_less_accurate_than_the_same_formula_in_pytorch_at_the_same_precision
         return [out.detach(), *torch.autograd.grad(out, leaves, cotangent.to(dtype))]
 
     exact = results(function, torch.float64)
-    ours, theirs = results(gradc.compile(function, backend="interpret"), torch.bfloat16), results(function, torch.bfloat16)
+    ours, theirs = (
+        results(on(LARGE_PRODUCTS, gradc.compile(function, backend="interpret")), torch.bfloat16),
+        results(function, torch.bfloat16),
+    )
     for got, peer, want in zip(ours, theirs, exact, strict=True):
         assert (got - want).norm() <= 1.05 * (peer - want).norm()

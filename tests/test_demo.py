@@ -18,7 +18,6 @@ from gradc.runtime.demo.place import device_for, one_thread
 from gradc.runtime.demo.training import Compiled, fit, median_step_seconds
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.small_products
 
 
 @pytest.fixture
@@ -110,14 +109,13 @@ def test_a_few_epochs_on_some_of_the_digits_teach_most_of_them():
 def test_the_whole_training_reaches_the_accuracy_required():
     training = trained(load_digits(0), digits.EPOCHS)
     assert training.accuracies[-1] >= run.REQUIRED_ACCURACY
-    assert training.seconds < 60
 
 
 def test_learners_take_turns_when_timed(small):
     data = load_digits(0, 50)
     durations = median_step_seconds([Compiled(0), Compiled(1)], data, 3)
     assert len(durations) == 2
-    assert all(0 < duration < 10 for duration in durations)
+    assert all(duration > 0 for duration in durations)
 
 
 # Beside PyTorch

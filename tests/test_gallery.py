@@ -10,16 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-import gallery_in_torch  # noqa: E402
-from kernels import EPSILON, outputs_and_gradients, tensor  # noqa: E402
+from kernels import EPSILON, LARGE_PRODUCTS, on, outputs_and_gradients, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from benchmarks import peers, run  # noqa: E402
-from examples import document, gallery  # noqa: E402
+from examples import document, gallery, in_torch  # noqa: E402
 from examples.gallery import GALLERY, piece  # noqa: E402
 
 NAMES = [row.name for row in GALLERY]
-AS_LOWERED = pytest.mark.small_products  # small products beside the large ones are computed as a user would get them
 
 # What the shapes of a row forbid. Rows of 4097 and 4098 numbers are read at one number beside another, where hardly any 16 bytes that
 # a thread wants start at a multiple of 16. Four queries a group fill no HGMMA, which multiplies 64 rows: they wait for memory.
@@ -55,8 +53,10 @@ def test_right_forward_and_backward(name, dtype):
     arrays = [x.to(dtype) if x.is_floating_point() else x for x in arrays]
     exact = [x.double() if x.is_floating_point() else x for x in arrays]
     cotangent = lambda i, out: tensor(*out.shape, dtype=dtype, seed=100 + i).to(out.dtype)
-    got = outputs_and_gradients(gradc.compile(backend="interpret")(row.function), arrays, row.wrt, cotangent)
-    want = outputs_and_gradients(getattr(gallery_in_torch, name), exact, row.wrt, cotangent)
+    got = outputs_and_gradients(
+        on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(row.function)), arrays, row.wrt, cotangent
+    )
+    want = outputs_and_gradients(getattr(in_torch, name), exact, row.wrt, cotangent)
     for kind, ours, theirs in zip(("result", "gradient"), got, want, strict=True):
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             error = (a.double() - b).norm() / b.norm()
@@ -74,7 +74,6 @@ def test_the_functions_use_nothing_made_for_them():
 # Kernels ----------------------------------------------------------------------------------------------------------------
 
 
-@AS_LOWERED
 @pytest.mark.parametrize("name", NAMES)
 def test_as_few_kernels_as_by_hand(name):
     row, low = piece(name), lowered(name)
@@ -83,7 +82,6 @@ def test_as_few_kernels_as_by_hand(name):
     assert row.budget or low.cost.launches == len(low.kernels)
 
 
-@AS_LOWERED
 @pytest.mark.parametrize("name", NAMES)
 def test_no_table_is_written_or_kept(name):
     assert tables(name) == set()
@@ -91,7 +89,6 @@ def test_no_table_is_written_or_kept(name):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@AS_LOWERED
 @pytest.mark.parametrize("name", NAMES)
 def test_full_shape_kernels_build_without_a_problem(name):
     """No spill, 16-byte accesses to large arrays, tensor cores for products of bfloat16, and a clean PTX policy."""
@@ -104,13 +101,11 @@ def test_full_shape_kernels_build_without_a_problem(name):
 # Pages ------------------------------------------------------------------------------------------------------------------
 
 
-@AS_LOWERED
 def test_the_pages_are_what_the_command_writes():
     written = {path.name: path.read_text(encoding="utf-8") for path in document.PAGES.glob("*.md")}
     assert written == document.pages(), "run `make gallery`, and read what changed"
 
 
-@AS_LOWERED
 def test_a_page_shows_all_that_the_function_calls():
     text = document.page(piece("qk_norm_rope"), lowered("qk_norm_rope"))
     assert all(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
+import kernels
 import pytest
 import torch
 from allocations import launches_and_peak
-from kernels import check, force_loops, outputs_and_gradients, tensor
+from kernels import LARGE_PRODUCTS, force_loops, on, outputs_and_gradients, tensor
 
 import gradc
 from gradc import types
@@ -51,13 +53,14 @@ def close_to(
     function: Callable, reference: Callable, *arrays: torch.Tensor, looped: tuple[str, ...] = ("forward", "backward")
 ) -> gradc.Lowered:
     """Checks the function, having made sure that its passes named `looped` loop on the host."""
-    low = gradc.compile(function).lower(*arrays)
+    low = gradc.compile(function).lower(*arrays, device=LARGE_PRODUCTS)
     assert {kernel.phase for kernel in low.kernels if "host" in kernel.schedule} >= set(looped), low.explain()
     check(function, reference, *arrays)
     return low
 
 
 pytestmark = pytest.mark.filterwarnings("error")
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 small = pytest.mark.usefixtures("small_memory")
 in_place = pytest.mark.usefixtures("sums_in_place")
 ROWS, COLUMNS, WIDTH = 23, 31, 3  # primes: no chunk divides them
@@ -241,9 +244,12 @@ def test_a_sum_in_place_is_rounded_once():
         return gradc.sum(gradc.exp(x @ w.T), axis=-1)
 
     x, w = operands(40, 37, torch.bfloat16)
-    assert "_rest" in gradc.compile(exponentials).lower(x, w).source
+    assert "_rest" in gradc.compile(exponentials).lower(x, w, device=LARGE_PRODUCTS).source
     _, (dx, dw) = outputs_and_gradients(
-        gradc.compile(backend="interpret")(exponentials), [x, w], (0, 1), lambda i, out: torch.ones_like(out)
+        on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(exponentials)),
+        [x, w],
+        (0, 1),
+        lambda i, out: torch.ones_like(out),
     )
     scores = (x.double() @ w.double().T).exp().bfloat16().double()  # as a chunk holds them
     for got, exact in ((dx, scores @ w.double()), (dw, scores.T @ x.double())):
@@ -261,7 +267,7 @@ def test_a_sum_in_place_past_the_largest_number():
     x[:, 0], w[:, 0] = 1e-3, 1.0
     x[3] = torch.tensor([200.0, 0.0, 0.0])
     _, (_, dw) = outputs_and_gradients(
-        gradc.compile(backend="interpret")(doubled), [x, w], (0, 1), lambda i, out: torch.ones_like(out)
+        on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(doubled)), [x, w], (0, 1), lambda i, out: torch.ones_like(out)
     )
     assert dw[:, 0].isposinf().all()
 
@@ -299,7 +305,7 @@ def test_sums_over_the_chunked_axis(rows):
 @small
 def test_a_gradient_through_a_maximum():
     """Ties are found by equality, so the product is the one the forward used, kept for the backward."""
-    low = gradc.compile(lambda x, w: gradc.max(x @ w.T, axis=-1)).lower(*operands())
+    low = gradc.compile(lambda x, w: gradc.max(x @ w.T, axis=-1)).lower(*operands(), device=LARGE_PRODUCTS)
     assert (ROWS, COLUMNS) in {saved.shape for saved in low.saved}
     check(lambda x, w: gradc.max(x @ w.T, axis=-1), lambda x, w: (x @ w.T).amax(-1), *operands())
 
@@ -312,7 +318,9 @@ def test_what_has_no_axis_to_go_along_is_stored():
         return gradc.sum(gradc.cumsum(gradc.reshape(gradc.tanh(x @ w.T), (-1,))) ** 2)
 
     x, w = operands()
-    assert "host" not in " ".join(kernel.schedule for kernel in gradc.compile(running).lower(x, w).kernels)
+    assert "host" not in " ".join(
+        kernel.schedule for kernel in gradc.compile(running).lower(x, w, device=LARGE_PRODUCTS).kernels
+    )
     check(running, lambda x, w: (torch.tanh(x @ w.T).flatten().cumsum(0) ** 2).sum(), x, w, factor=64)
 
 

@@ -31,7 +31,6 @@ SMOOTH = [row for row in FLOATING if row.gives != "bool" and any(partial is not 
 INTEGERS = [row for row in TABLE.values() if row.takes in (NUMBER, ANY, INTEGER, BITS) and not row.is_selection]
 LOGICAL = [row for row in TABLE.values() if row.takes in (BOOL, BITS, ANY) and not row.is_selection]
 INTEGER_DTYPES = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-ANY_ZERO = ("sign", "floor_divide", "remainder")  # a zero of these may have either sign
 DOMAINS: dict[str, Any] = {
     "x > 0": lambda x, *_: x > 0,
     "x > 1": lambda x: x > 1,
@@ -65,6 +64,21 @@ def points(numbers: list[float], arity: int, allowed: Any = lambda *_: True) -> 
     ]
 
 
+def extremes(dtype: str) -> list[float]:
+    """The special numbers with those of a dtype: subnormal, smallest, largest, beside 1, halves, edges of whole numbers."""
+    limits = np.finfo(dtype)
+    own = [
+        limits.smallest_subnormal,
+        limits.tiny,
+        limits.max,
+        1 + limits.eps,
+        1 - limits.epsneg,
+        1 / limits.eps,
+        0.5 / limits.eps,
+    ]
+    return [*SPECIAL, *(sign * float(x) for x in (*own, 1.5, 2.5, 2.0**31, 2.0**63) for sign in (1, -1))]
+
+
 def through_a_kernel(row: Any, *arrays: np.ndarray) -> np.ndarray:
     return gradc.compile(backend="interpret")(getattr(gradc, row.name))(*arrays)
 
@@ -83,10 +97,8 @@ def test_ordinary_numbers(row, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("row", FLOATING, ids=lambda row: row.name)
 def test_special_numbers(row, dtype):
-    arrays = [x.astype(dtype) for x in points(SPECIAL, row.arity)]
+    arrays = [x.astype(dtype) for x in points(extremes(dtype), row.arity)]
     got, want = through_a_kernel(row, *arrays), np.asarray(row(*arrays))
-    if row.name in ANY_ZERO:
-        got, want = got + 0.0, want + 0.0
     wrong = differing(got, want, dtype)
     said = [f"{row.name}{tuple(float(x[i]) for x in arrays)} is {got[i]}, not {want[i]}" for i in np.flatnonzero(wrong)[:8]]
     assert not said, "\n".join(said)
@@ -170,15 +182,56 @@ def test_integers(row, dtype):
 
 
 def integer_points(row: Any, limits: np.iinfo) -> list[np.ndarray]:
-    """Small numbers of either sign and the ends of the range; divisors are not 0, exponents and shifts small."""
-    numbers = [n for n in (-7, -2, -1, 0, 1, 2, 3, 7, 100) if limits.min <= n] + [limits.max, limits.min]
+    """Numbers of either sign, about powers of two, the ends of the range; divisors are not 0, shifts fewer than the bits."""
+    edges = [limits.max, limits.max - 1, limits.min, limits.min + 1, limits.max // 3, limits.bits, 2 ** (limits.bits // 2)]
+    numbers = sorted(
+        {n for n in (-100, -7, -3, -2, -1, 0, 1, 2, 3, 7, 39, 62, 63, 64, *edges) if limits.min <= n <= limits.max}
+    )
     second = numbers
     if row.name in ("remainder", "fmod", "floor_divide"):
-        second = [n for n in numbers if n not in (0, -1)]
-    elif row.name in ("pow", "bitwise_left_shift", "bitwise_right_shift"):
-        numbers, second = [n for n in numbers if abs(n) <= 7], [0, 1, 2]
+        second = [n for n in numbers if n != 0]
+    elif row.name.endswith("_shift"):
+        second = [n for n in numbers if 0 <= n < limits.bits]
     pairs = list(itertools.product(*([numbers, second][: row.arity])))
     return [np.array(part, dtype=object) for part in zip(*pairs, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_a_power_of_integers_is_exact_or_as_torch_has_it(dtype):
+    limits = np.iinfo(dtype)
+    pairs = [
+        (x, y)
+        for x in (-7, -3, -2, -1, 0, 1, 2, 3, 7, 10, 100)
+        for y in (-3, -2, -1, 0, 1, 2, 5, 13, 39, 62, 63, 64, 101)
+        if all(limits.min <= n <= limits.max for n in (x, y)) and (y > 0 or x != 0)
+        if limits.min <= abs(x) ** max(y, 0) <= limits.max
+    ]
+    x, y = (np.array(part).astype(dtype) for part in zip(*pairs, strict=True))
+    exact = [int(x**y) if y >= 0 else x ** (-y) if abs(x) == 1 else 0 for x, y in pairs]
+    for backend in ("numpy", "interpret"):
+        assert gradc.compile(gradc.pow, backend=backend)(x, y).tolist() == exact
+    for number in {y for _, y in pairs if y > 0}:
+        chosen = y == number
+        assert gradc.compile(lambda x, n=number: x**n, backend="interpret")(x[chosen]).tolist() == [
+            e for e, (_, y) in zip(exact, pairs, strict=True) if y == number
+        ]
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(["bool", *INTEGER_DTYPES], repeat=2)))
+def test_bits_of_two_dtypes(first, second):
+    """All functions of bits at once, of operands of every pair of dtypes that have a common one."""
+    x, y = (np.array(n).astype(dtype) for n, dtype in (([0, 1, 7, 100, 1], first), ([1, 1, 2, 3, 0], second)))
+    functions = [getattr(gradc, row.name) for row in TABLE.values() if row.takes == BITS and row.arity == 2]
+    functions += [getattr(gradc, row.name) for row in TABLE.values() if row.takes == INTEGER and "bool" not in (first, second)]
+    functions += [gradc.logical_xor, gradc.equal, lambda x, y: gradc.bitwise_xor(x != 0, y), lambda x, y: ~x ^ ~y]
+    try:
+        want = [function(x, y) for function in functions[:-2]]
+    except gradc.DTypeError:  # uint64 with a signed dtype
+        pytest.skip("no common dtype")
+    got = gradc.compile(lambda x, y: [function(x, y) for function in functions], backend="interpret")(x, y)
+    for a, b in zip(got, [*want, np.bitwise_xor(x != 0, y), ~x ^ ~y], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("row", LOGICAL, ids=lambda row: row.name)

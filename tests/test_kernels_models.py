@@ -5,6 +5,7 @@ Shapes are small and odd. Each runs as scheduled, and again with limits that for
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels import LAYOUTS, check, close, force_loops, laid_out, tensor  # noqa: E402
+import kernels  # noqa: E402
+from kernels import LARGE_PRODUCTS, LAYOUTS, close, force_loops, laid_out, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc import nn  # noqa: E402
@@ -21,6 +23,7 @@ from gradc import nn  # noqa: E402
 F = torch.nn.functional
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -321,7 +324,7 @@ def parameters(dtype: Any = torch.float32) -> dict[str, torch.Tensor]:
 
 def test_value_and_grad_inside():
     x, y, params = tensor(7, 5), tensor(7, 2, seed=1), parameters()
-    value, gradient = gradc.compile(backend="interpret")(gradc.value_and_grad(loss))(params, x, y)
+    value, gradient = on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(gradc.value_and_grad(loss)))(params, x, y)
     exact = {name: p.double().requires_grad_() for name, p in params.items()}
     want = ((torch.tanh(x.double() @ exact["w1"] + exact["b1"]) @ exact["w2"] - y.double()) ** 2).mean()
     want.backward()

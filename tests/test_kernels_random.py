@@ -19,9 +19,10 @@ pytest.importorskip("triton")
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from kernels import close, force_loops, outputs_and_gradients, tensor  # noqa: E402
+from kernels import LARGE_PRODUCTS, close, force_loops, on, outputs_and_gradients, tensor  # noqa: E402
 
 import gradc  # noqa: E402
+from gradc.codegen.device import H200  # noqa: E402
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -137,7 +138,9 @@ def compare(program: list[Step], sizes: list[tuple[int, int]], seed: int) -> Non
     arrays = [tensor(*shape, seed=seed + i) for i, shape in enumerate(sizes)]
     cotangent = lambda i, out: tensor(*out.shape, seed=50 + i).to(out.dtype)
     wrt = tuple(range(len(arrays)))
-    compiled = gradc.compile(backend="interpret")(lambda *xs: interpreted(program, 0, *xs))
+    compiled = on(
+        (H200, LARGE_PRODUCTS)[seed % 2], gradc.compile(backend="interpret")(lambda *xs: interpreted(program, 0, *xs))
+    )
     got = outputs_and_gradients(compiled, arrays, wrt, cotangent)
     want = outputs_and_gradients(lambda *xs: interpreted(program, 1, *xs), [x.double() for x in arrays], wrt, cotangent)
     for what, found, expected in zip(("result", "gradient"), got, want, strict=True):
@@ -236,7 +239,10 @@ def view_steps() -> Any:
 def compare_views(steps: list[Step], end: Step, shape: tuple[int, ...]) -> None:
     x = (torch.arange(prod(shape), dtype=torch.float32) * 5 % 17 - 8).reshape(shape) / 4
     cotangent = lambda i, out: (torch.arange(out.numel()) % 13 - 6).reshape(out.shape).to(out.dtype)
-    got = outputs_and_gradients(gradc.compile(backend="interpret")(lambda x: viewed(steps, end, 0, x)), [x], (0,), cotangent)
+    compiled = on(
+        (H200, LARGE_PRODUCTS)[len(steps) % 2], gradc.compile(backend="interpret")(lambda x: viewed(steps, end, 0, x))
+    )
+    got = outputs_and_gradients(compiled, [x], (0,), cotangent)
     want = outputs_and_gradients(lambda x: viewed(steps, end, 1, x), [x.double()], (0,), cotangent)
     close(got[0][0], want[0][0], "the result", 64.0)
     close(got[1][0], want[1][0], "the gradient", 64.0)

@@ -5,6 +5,7 @@ Each case is a function of gradc, the same in torch, and input shapes: odd sizes
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels import LAYOUTS, as_tuple, check, force_loops, tensor  # noqa: E402
+import kernels  # noqa: E402
+from kernels import LARGE_PRODUCTS, LAYOUTS, as_tuple, force_loops, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc.codegen import recomputed  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 I64 = torch.int64
 
@@ -320,7 +323,7 @@ def test_what_is_compared_with_its_own_extremum_is_kept(monkeypatch, tmp_path):
         return y.softmax(1).amin(0) * (y @ y)
 
     check(ours, theirs, tensor(24, 24))
-    saved = gradc.compile(ours).lower(gradc.spec((24, 24), "float32")).saved
+    saved = gradc.compile(ours).lower(gradc.spec((24, 24), "float32"), device=LARGE_PRODUCTS).saved
     assert [s.shape for s in saved if "compared" in s.why] == [(24, 24)]
     once = gradc.compile(lambda x: gradc.max(gradc.abs(gradc.tanh(x)), axis=1)).lower(gradc.spec((24, 24), "float32"))
     assert not any("compared" in s.why for s in once.saved)
@@ -409,7 +412,7 @@ def test_matmul_of_arrays_that_lie_otherwise(layout):
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "int8"])
 def test_matmul_of_integers(dtype):
     x, y = (np.random.default_rng(seed).integers(0, 9, shape).astype(dtype) for seed, shape in ((0, (5, 7)), (1, (7, 3))))
-    got = gradc.compile(backend="interpret")(gradc.matmul)(x, y)
+    got = on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(gradc.matmul))(x, y)
     np.testing.assert_array_equal(got, x @ y)
 
 
@@ -446,6 +449,11 @@ PRODUCTS = [
 @pytest.mark.parametrize(("function", "reference", "shapes", "options"), PRODUCTS)
 def test_products(function, reference, shapes, options):
     check(function, reference, *arrays_of(shapes), factor=128.0, **options)
+
+
+@pytest.mark.parametrize(("function", "reference", "shapes", "options"), PRODUCTS[::3])
+def test_products_as_small_as_they_are(function, reference, shapes, options):
+    kernels.check(function, reference, *arrays_of(shapes), factor=128.0, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

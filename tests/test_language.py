@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -376,3 +378,20 @@ def test_identity_hash():
         return x == y
 
     assert run(f, array(3)).dtype == bool
+
+
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 2.5, np.inf, -np.inf, np.nan])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("limits", ["both", "min", "max", "numbers"])
+def test_clip_keeps_the_nan_of_every_operand(limits, dtype):
+    """NumPy's, at every combination of special numbers, by arrays and by Python's numbers as limits."""
+    x, low, high = (part.astype(dtype).ravel() for part in np.meshgrid(SPECIAL, SPECIAL, SPECIAL))
+    chosen = {"both": (low, high), "min": (low, None), "max": (None, high)}
+    for a, b in [chosen[limits]] if limits in chosen else itertools.product([*SPECIAL.tolist(), None], repeat=2):
+        if a is None and b is None:
+            continue
+        found = gradc.clip(x, a, b)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.clip(x, a, b))

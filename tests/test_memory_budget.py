@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from allocations import launches_and_peak
-from kernels import check, tensor
+from kernels import LARGE_PRODUCTS, check, tensor
 
 import gradc
 
@@ -111,10 +111,10 @@ def test_results_are_those_of_the_function(dtype, budget):
     def rounded(x: Any, w: Any, target: Any) -> Any:
         return (100 * cross_entropy(x, w, target)).astype(x.dtype)
 
-    low = gradc.compile(rounded).lower(x, w, target, memory_budget=budget)
+    low = gradc.compile(rounded).lower(x, w, target, memory_budget=budget, device=LARGE_PRODUCTS)
     assert ("host" in " ".join(kernel.schedule for kernel in low.kernels)) == (budget < 10**6), low.explain()
     compiled = gradc.compile(backend="interpret", memory_budget=budget)(rounded)
-    check(compiled, lambda x, w, t: 100 * torch.nn.functional.cross_entropy(x @ w.T, t), x, w, target, backend=None)
+    check(compiled, lambda x, w, t: 100 * torch.nn.functional.cross_entropy(x @ w.T, t), x, w, target, device=LARGE_PRODUCTS)
 
 
 def test_where_nothing_can_be_chunked():
@@ -124,7 +124,7 @@ def test_where_nothing_can_be_chunked():
         return gradc.sum(gradc.cumsum(gradc.reshape(gradc.tanh(x @ w.T), (-1,))) ** 2)
 
     specs = (gradc.spec((256, 64), "float32"), gradc.spec((256, 64), "float32"))
-    low = gradc.compile(running).lower(*specs, wrt=())
-    assert gradc.compile(running).lower(*specs, wrt=(), memory_budget=2**20).source == low.source
+    low = gradc.compile(running).lower(*specs, wrt=(), device=LARGE_PRODUCTS)
+    assert gradc.compile(running).lower(*specs, wrt=(), memory_budget=2**20, device=LARGE_PRODUCTS).source == low.source
     with pytest.raises(gradc.UnsupportedError, match=f"Allow memory_budget={taken(low)},"):
-        gradc.compile(running).lower(*specs, wrt=(), memory_budget=2**16)
+        gradc.compile(running).lower(*specs, wrt=(), memory_budget=2**16, device=LARGE_PRODUCTS)

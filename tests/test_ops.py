@@ -109,6 +109,36 @@ def test_values_at_hard_points(name, operands, expected):
     np.testing.assert_allclose(np.asarray(found, float), expected, rtol=1e-6, atol=1e-37)
 
 
+QUOTIENTS = [  # (x, y, x // y, x % y), the special cases of the array API standard; NaN where it says NaN
+    (0.0, 3.0, 0.0, 0.0), (-0.0, 3.0, -0.0, 0.0), (0.0, -3.0, -0.0, -0.0), (-0.0, -3.0, 0.0, -0.0),
+    (0.0, INF, 0.0, 0.0), (-0.0, INF, -0.0, 0.0), (0.0, -INF, -0.0, -0.0), (-0.0, -INF, 0.0, -0.0),
+    (2.0, 0.0, INF, NAN), (2.0, -0.0, -INF, NAN), (-2.0, 0.0, -INF, NAN), (-2.0, -0.0, INF, NAN),
+    (INF, 2.0, INF, NAN), (INF, -2.0, -INF, NAN), (-INF, 2.0, -INF, NAN), (-INF, -2.0, INF, NAN),
+    (2.0, INF, 0.0, 2.0), (2.0, -INF, -1.0, -INF), (-2.0, INF, -1.0, INF), (-2.0, -INF, 0.0, -2.0),
+    (INF, INF, NAN, NAN), (-INF, INF, NAN, NAN), (INF, -INF, NAN, NAN), (0.0, 0.0, NAN, NAN), (-0.0, 0.0, NAN, NAN),
+    (NAN, 2.0, NAN, NAN), (2.0, NAN, NAN, NAN), (INF, NAN, NAN, NAN), (NAN, 0.0, NAN, NAN),
+    (6.0, 3.0, 2.0, 0.0), (6.0, -3.0, -2.0, -0.0), (-6.0, 3.0, -2.0, 0.0), (-6.0, -3.0, 2.0, -0.0),
+    (1.0, 3.0, 0.0, 1.0), (-1.0, -3.0, 0.0, -1.0), (1.0, -3.0, -1.0, -2.0), (-1.0, 3.0, -1.0, 2.0),
+    (5e-324, 2.0, 0.0, 5e-324), (-5e-324, -2.0, 0.0, -5e-324), (5e-324, -2.0, -1.0, -2.0), (1e308, 1e-308, INF, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("x", "y", "quotient", "rest"), QUOTIENTS)
+def test_a_quotient_and_its_rest_are_the_array_apis(x, y, quotient, rest):
+    """Signs of zeros count. The rest of a quotient past every float is not looked at."""
+    for name, expected in (("floor_divide", quotient), ("remainder", rest)):
+        found = float(TABLE[name](np.asarray(x), np.asarray(y)))
+        if name == "floor_divide" or math.isfinite(quotient) or math.isnan(rest):
+            assert repr(found) == repr(expected), name
+
+
+@pytest.mark.parametrize(
+    ("x", "sign"), [(0.0, 0.0), (-0.0, 0.0), (5e-324, 1.0), (-5e-324, -1.0), (INF, 1.0), (-INF, -1.0), (NAN, NAN)]
+)
+def test_a_sign_is_the_array_apis(x, sign):
+    assert repr(float(TABLE["sign"](np.asarray(x)))) == repr(sign)
+
+
 SLOPES = [
     ("sigmoid", (0.0, 100.0, -100.0, INF, -INF), (0.25, 0, 3.783506e-44, 0, 0)),
     ("tanh", (0.0, -0.0, 50.0, -50.0, INF, -INF), (1, 1, 0, 0, 0, 0)),
@@ -145,6 +175,8 @@ PAIRS = [
     ("logaddexp", (1000.0, -1000.0), (1, 0)),
     ("logaddexp", (-INF, 0.0), (0, 1)),
     ("logaddexp", (-INF, -INF), (0.5, 0.5)),
+    ("logaddexp", (INF, INF), (0.5, 0.5)),
+    ("logaddexp", (INF, -INF), (1, 0)),
     ("hypot", (0.0, 0.0), (0, 0)),
     ("hypot", (1e30, 1e30), (math.sqrt(0.5), math.sqrt(0.5))),
     ("atan2", (0.0, 0.0), (0, 0)),
@@ -154,6 +186,12 @@ PAIRS = [
     ("pow", (0.0, 1.0), (1, 0)),
     ("pow", (0.0, 2.0), (0, 0)),
     ("pow", (0.0, 0.5), (INF, 0)),
+    ("pow", (0.0, -1.0), (-INF, -INF)),  # x^y log(x) as x falls to 0
+    ("pow", (0.0, -0.5), (-INF, -INF)),
+    ("pow", (0.0, -INF), (-INF, -INF)),
+    ("pow", (NAN, 0.0), (0, NAN)),
+    ("pow", (NAN, 2.0), (NAN, NAN)),
+    ("pow", (2.0, 0.0), (0, math.log(2))),
     ("pow", (INF, 0.0), (0, INF)),
     ("pow", (-2.0, 3.0), (12, NAN)),  # x^y has no neighbourhood in y at x < 0
     ("divide", (1.0, 1e30), (1e-30, 0)),

@@ -5,6 +5,7 @@ The functions are plain mathematics; the reference is the same text run by PyTor
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -12,12 +13,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import kernels  # noqa: E402
 from either import library  # noqa: E402
-from kernels import check, force_loops, tensor  # noqa: E402
+from kernels import LARGE_PRODUCTS, force_loops, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 
 def squares(x, y):
@@ -94,7 +97,7 @@ def test_infinities_and_nans_are_those_of_the_formula():
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_nothing_as_large_as_all_pairs(name):
     specs = [gradc.spec(shape, "float32") for shape in shapes(name, n=4096, m=4100, d=3, c=16)]
-    low = gradc.compile(CASES[name][0]).lower(*specs, device="H200")
+    low = gradc.compile(CASES[name][0]).lower(*specs, device=LARGE_PRODUCTS)
     assert (low.cost.forward.launches, low.cost.backward.launches) == LAUNCHES[name]
     assert low.cost.bytes < 4e6
 
@@ -103,5 +106,5 @@ def test_nothing_as_large_as_all_pairs(name):
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_kernels_build_without_spills(name):
     specs = [gradc.spec(shape, "float32") for shape in shapes(name, n=4096, m=4100, d=3, c=16)]
-    low = gradc.compile(CASES[name][0]).lower(*specs, device="H200")
+    low = gradc.compile(CASES[name][0]).lower(*specs, device=LARGE_PRODUCTS)
     assert {binary.name: binary.spills for binary in low.build("sm_90") if binary.spills} == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import kernels  # noqa: E402
 from either import library, scores, weights  # noqa: E402
-from kernels import check, tensor  # noqa: E402
+from kernels import LARGE_PRODUCTS, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 LENGTH = 300  # ten tiles of 32, the last one overhanging
 
 
@@ -60,9 +63,9 @@ def test_right_forward_and_backward(function, documents):
 def test_tiles_of_other_documents_are_not_read():
     q, k, v = arrays()
     document = torch.arange(LENGTH) // 75
-    clean = gradc.compile(within, backend="interpret")(q, k, v, document, document)
+    clean = on(LARGE_PRODUCTS, gradc.compile(within, backend="interpret"))(q, k, v, document, document)
     k[:, :, :32], v[:, :, :32] = math.nan, math.nan  # tiles of the first document alone
-    got = gradc.compile(within, backend="interpret")(q, k, v, document, document)
+    got = on(LARGE_PRODUCTS, gradc.compile(within, backend="interpret"))(q, k, v, document, document)
     assert torch.isnan(got[:, :, :32]).all()
     assert torch.equal(got[:, :, 96:], clean[:, :, 96:]), "rows whose tile of 32 holds no row of the first document"
 
@@ -72,7 +75,7 @@ def test_rows_of_a_document_without_keys_are_nan_and_leave_the_others_alone():
     mine, theirs = torch.arange(LENGTH) // 64, torch.arange(LENGTH) // 64
     mine[128:192] = 99  # a whole tile of rows that no key belongs to
     mine[5] = 98
-    got = gradc.compile(within, backend="interpret")(q, k, v, mine, theirs)
+    got = on(LARGE_PRODUCTS, gradc.compile(within, backend="interpret"))(q, k, v, mine, theirs)
     exact = within(q.double(), k.double(), v.double(), mine, theirs)
     assert torch.isnan(exact[:, :, 128:192]).all()
     assert torch.allclose(got.double(), exact, atol=1e-5, equal_nan=True)
@@ -80,7 +83,7 @@ def test_rows_of_a_document_without_keys_are_nan_and_leave_the_others_alone():
 
 def test_what_the_loop_reaches_is_found_before_it():
     array, ids = gradc.spec((4, 16, 2048, 64), "bfloat16"), gradc.spec((2048,), "int64")
-    low = gradc.compile(within).lower(array, array, array, ids, ids, wrt=(0, 1, 2), device="H200")
+    low = gradc.compile(within).lower(array, array, array, ids, ids, wrt=(0, 1, 2), device=LARGE_PRODUCTS)
     for kernel in low.kernels:
         search, loop = kernel.source.split("\n    for ")[1:]
         assert "tl.dot" not in search

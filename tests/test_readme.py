@@ -20,7 +20,7 @@ from benchmarks import readme, run
 from benchmarks.workloads import workload
 from gradc.runtime.command import main, parser
 
-pytestmark = [pytest.mark.triton, pytest.mark.small_products]
+pytestmark = pytest.mark.triton
 
 TEXT = readme.README.read_text(encoding="utf-8")
 FIGURES = json.loads(readme.LAUNCHES.read_text())

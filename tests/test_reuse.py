@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+import kernels
 import pytest
 import torch
-from kernels import check, force_loops, tensor
+from kernels import LARGE_PRODUCTS, force_loops, tensor
 
 import gradc
 from gradc.codegen import products, recomputed, schedule
@@ -22,6 +24,7 @@ from gradc.ir import Value
 from gradc.runtime.compile import program_of
 
 ROWS, WIDTH, COLUMNS = 256, 2048, 4096
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 
 def scheduled(function: Any, columns: int = COLUMNS) -> tuple[list[Scheduled], dict[Value, Value]]:
@@ -124,7 +127,7 @@ def test_gradients_through_arrays_written_over(loops, dtype, monkeypatch, tmp_pa
     monkeypatch.setattr(host, "_built", lambda loops, *rest: [tuple(host._Builder(*rest, True).build(loops))])
     monkeypatch.setattr(schedule, "_seconds", lambda kernels: -len(kernels))
     arrays = [tensor(n, 3, seed=i, dtype=dtype) for i, n in enumerate((23, 31, 23, 31))]
-    low = gradc.compile(divergence).lower(*arrays)
+    low = gradc.compile(divergence).lower(*arrays, device=LARGE_PRODUCTS)
     chunked = [kernel for kernel in low.kernels if kernel.phase == "backward" and "host" in kernel.schedule]
     rows = [kernel for kernel in chunked if "tl.dot" not in kernel.source]
     over = [kernel for kernel in rows if {b.name for b in kernel.reads} & {b.name for b in kernel.writes}]

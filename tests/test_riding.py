@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels import check, force_loops, tensor  # noqa: E402
+import kernels  # noqa: E402
+from kernels import LARGE_PRODUCTS, force_loops, on, tensor  # noqa: E402
 from recipe_forms import FILE, attention, divergence, entropy, forms_met, masked_attention  # noqa: E402
 
 import gradc  # noqa: E402
@@ -26,6 +28,7 @@ from gradc.runtime.cache import DiskCache  # noqa: E402
 from gradc.runtime.compile import program_of  # noqa: E402
 
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 INF = float("inf")
 
 
@@ -174,9 +177,9 @@ def without_recipes(monkeypatch, tmp_path):
 def both_ways(function, monkeypatch, tmp_path, *arrays):
     """The results with sums riding along, and with a pass for each."""
     force_loops(monkeypatch, tmp_path)
-    riding = gradc.compile(backend="interpret")(function)(*arrays)
+    riding = on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(function))(*arrays)
     without_recipes(monkeypatch, tmp_path)
-    return riding, gradc.compile(backend="interpret")(function)(*arrays)
+    return riding, on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(function))(*arrays)
 
 
 @pytest.mark.parametrize("n", [17, 33, 70, 256])
@@ -398,7 +401,7 @@ def test_a_loop_from_the_last_tile_to_the_first(monkeypatch, tmp_path):
 
 
 def lowered(function, *shapes, dtype=types.float32):
-    return gradc.compile(function).lower(*(gradc.spec(shape, dtype) for shape in shapes), wrt=())
+    return gradc.compile(function).lower(*(gradc.spec(shape, dtype) for shape in shapes), wrt=(), device=LARGE_PRODUCTS)
 
 
 @pytest.mark.parametrize("name", CASES)

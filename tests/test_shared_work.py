@@ -13,14 +13,13 @@ pytest.importorskip("triton")
 
 import gradc  # noqa: E402
 from gradc import optim  # noqa: E402
-from gradc.codegen import small  # noqa: E402
 from gradc.codegen.outside import statistics_outside  # noqa: E402
 from gradc.codegen.printing.dispatch import same_text  # noqa: E402
 from gradc.codegen.printing.expressions import Argument  # noqa: E402
 from gradc.interpret import evaluate_symbolic  # noqa: E402
 from gradc.ir import Graph  # noqa: E402
 from gradc.runtime.compile import program_of  # noqa: E402
-from tests.kernels import check, close, force_loops, tensor  # noqa: E402
+from tests.kernels import LARGE_PRODUCTS, check, close, force_loops, on, tensor  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -158,22 +157,14 @@ PRODUCTS = [
 ]
 
 
-@pytest.fixture
-def matrix_units(monkeypatch, tmp_path):
-    """Products as for large matrices, at tiny sizes."""
-    monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(small, "SURELY", 0)
-    monkeypatch.setattr(small, "PERHAPS", 0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("function", "reference"), PRODUCTS)
-def test_a_normalised_product_is_right(function, reference, dtype, matrix_units):
+def test_a_normalised_product_is_right(function, reference, dtype):
     arrays = [tensor(3, 25, 70, dtype=dtype), tensor(70, dtype=dtype, seed=1), tensor(70, 36, dtype=dtype, seed=2)]
-    low = gradc.compile(function).lower(*map(spec_of, arrays), wrt=())
+    low = gradc.compile(function).lower(*map(spec_of, arrays), wrt=(), device=LARGE_PRODUCTS)
     assert low.cost.launches == 1
     assert "tl.dot" in low.source
-    check(function, reference, *arrays, factor=64.0)
+    check(function, reference, *arrays, factor=64.0, device=LARGE_PRODUCTS)
 
 
 def test_a_normalised_product_is_one_kernel_that_leaves_its_statistic():
@@ -184,19 +175,19 @@ def test_a_normalised_product_is_one_kernel_that_leaves_its_statistic():
     assert {buffer.shape for buffer in forward[0].writes} == {(4096, 8192), (4096,)}
 
 
-def test_a_statistic_outside_is_not_rounded(matrix_units):
+def test_a_statistic_outside_is_not_rounded():
     """Of rows of very different sizes every element is off by the rounding of the result alone."""
     x = tensor(40, 64, dtype=torch.bfloat16) * torch.logspace(-6, 6, 40).to(torch.bfloat16)[:, None]
     w, matrix = torch.ones(64, dtype=torch.bfloat16), tensor(64, 48, dtype=torch.bfloat16, seed=2)
-    got = gradc.compile(backend="interpret")(widened_product)(x, w, matrix).double()
+    got = on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(widened_product))(x, w, matrix).double()
     want = normalised_product_in_torch(x.double(), w.double(), matrix.double())
     assert ((got - want).abs() <= 2.0**-8 * want.abs() + 1e-5).all()
 
 
-def test_float16_may_not_hold_what_is_not_normalised_yet(matrix_units):
+def test_float16_may_not_hold_what_is_not_normalised_yet():
     x = (tensor(40, 64) * 2e3).to(torch.float16)
     w, matrix = (tensor(64, seed=1) * 100).to(torch.float16), (tensor(64, 48, seed=2) * 0.01).to(torch.float16)
-    got = gradc.compile(backend="interpret")(widened_product)(x, w, matrix)
+    got = on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(widened_product))(x, w, matrix)
     close(got, normalised_product_in_torch(x.double(), w.double(), matrix.double()), "product", factor=64.0)
 
 
@@ -291,25 +282,25 @@ def test_two_products_of_one_operand_have_whole_tiles():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_product_and_what_shares_its_kernel_are_right(dtype, matrix_units):
+def test_a_product_and_what_shares_its_kernel_are_right(dtype):
     x, w, other = tensor(37, 40, dtype=dtype), tensor(40, 24, dtype=dtype, seed=1), tensor(40, 24, dtype=dtype, seed=2)
     for function, reference, arrays in (
         (gated, gated_in_torch, (x, w, other)),
         (router, lambda x, w: torch.softmax(x @ w, -1), (x, w)),
         (normalised_after, normalised_after_in_torch, (x, w)),
     ):
-        low = gradc.compile(function).lower(*map(spec_of, arrays), wrt=())
+        low = gradc.compile(function).lower(*map(spec_of, arrays), wrt=(), device=LARGE_PRODUCTS)
         assert low.cost.launches == 1
         assert low.source.count("tl.dot(") == len(arrays) - 1
-        check(function, reference, *arrays, factor=64.0)
+        check(function, reference, *arrays, factor=64.0, device=LARGE_PRODUCTS)
 
 
-def test_products_launched_together_are_right(matrix_units):
+def test_products_launched_together_are_right():
     arrays = tensor(20, 40), tensor(40, 24, seed=1), tensor(40, 17, seed=2), tensor(40, 33, seed=3)
-    low = gradc.compile(projections).lower(*map(spec_of, arrays), wrt=())
+    low = gradc.compile(projections).lower(*map(spec_of, arrays), wrt=(), device=LARGE_PRODUCTS)
     assert low.cost.launches == 1
     assert "elif pid < " in low.source
-    check(projections, projections, *arrays, factor=64.0)
+    check(projections, projections, *arrays, factor=64.0, device=LARGE_PRODUCTS)
 
 
 def spec_of(array):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import kernels  # noqa: E402
 from either import library, scores  # noqa: E402
-from kernels import check, tensor  # noqa: E402
+from kernels import LARGE_PRODUCTS, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 
 def as_float32(x):
@@ -109,7 +113,7 @@ def test_in_float32_the_output_is_that_of_rounded_weights():
     """Rounding before or after the division is as far off: both are within an epsilon of the weights of the exact result."""
     q, k, v = (tensor(1, 1, 64, 16, seed=seed, dtype=torch.bfloat16) for seed in range(3))
     exact = in_float32_and_back(q.double(), k.double(), v.double())
-    ours = gradc.compile(in_float32_and_back, backend="interpret")(q, k, v)
+    ours = on(LARGE_PRODUCTS, gradc.compile(in_float32_and_back, backend="interpret"))(q, k, v)
     theirs = in_float32_and_back(q, k, v)
     error = [(x.double() - exact).abs().mean() for x in (ours, theirs)]
     assert error[0] <= error[1]

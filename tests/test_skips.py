@@ -6,13 +6,16 @@ result wherever its tile is read, even where the mask is 0.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels import check, force_loops, tensor  # noqa: E402
+import kernels  # noqa: E402
+from kernels import LARGE_PRODUCTS, force_loops, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc import types  # noqa: E402
@@ -22,6 +25,7 @@ from gradc.codegen.nodes import Node  # noqa: E402
 from gradc.ops import TABLE  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 INFINITY = float("inf")
 BLOCK = 32  # of the loops that `force_loops` leaves
@@ -253,7 +257,7 @@ def test_a_triangular_product_reads_half():
     """A NaN in the last row of `b` reaches the rows of the last tile alone."""
     a, b = tensor(128, 128), tensor(128, 128, seed=1)
     b[-1] = torch.nan
-    out = gradc.compile(PRODUCTS["lower"][0], backend="interpret")(a, b)
+    out = on(LARGE_PRODUCTS, gradc.compile(PRODUCTS["lower"][0], backend="interpret"))(a, b)
     spoilt = out.isnan().any(1)
     assert spoilt[-1]
     assert not spoilt[:64].any()
@@ -286,7 +290,7 @@ def test_products_of_masked_products_read_what_the_mask_leaves():
     q, k, v = (tensor(8, 192, 64, dtype=torch.bfloat16, seed=seed).requires_grad_() for seed in range(3))
     with torch.no_grad():
         k[:, -1], v[:, -1] = torch.nan, torch.nan
-    out = gradc.compile(ours_weighted, backend="interpret", static_argnames=("window",))(q, k, v, 1000)
+    out = on(LARGE_PRODUCTS, gradc.compile(ours_weighted, backend="interpret", static_argnames=("window",)))(q, k, v, 1000)
     assert not out[:, :128].isnan().any()
     cotangent = torch.zeros_like(out)
     cotangent[:, :128] = tensor(8, 128, 64, dtype=torch.bfloat16, seed=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -11,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels import check, force_loops, force_splits, tensor  # noqa: E402
+import kernels  # noqa: E402
+from kernels import LARGE_PRODUCTS, force_loops, force_splits, on, tensor  # noqa: E402
 from test_chained import causal, plain, scores, selected, weights  # noqa: E402
 from test_riding import CASES, INF, agree, np_third_moment, rows, without_recipes  # noqa: E402
 
@@ -20,6 +22,7 @@ from gradc.codegen.cascades.spelled import evaluated, meaning  # noqa: E402
 from gradc.ops import TABLE  # noqa: E402
 
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 ONE_PASS = [name for name, (_, _, passes) in CASES.items() if passes == 1]
 
 
@@ -139,7 +142,7 @@ def test_products_whose_summed_axis_is_shared_out(inner, parts, dtype, monkeypat
         return lib.tanh((x * x) @ w / 30 + b)
 
     arrays = (tensor(20, inner, dtype=dtype), tensor(inner, 40, dtype=dtype, seed=1), tensor(40, dtype=dtype, seed=2))
-    low = gradc.compile(model).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
+    low = gradc.compile(model).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=(), device=LARGE_PRODUCTS)
     assert len(low.kernels) == 2
     assert len(split_in(low)) == 1
     assert int(split_in(low)[0]) <= parts
@@ -149,7 +152,7 @@ def test_products_whose_summed_axis_is_shared_out(inner, parts, dtype, monkeypat
 def test_every_run_adds_parts_in_the_same_order(monkeypatch, tmp_path):
     force_splits(monkeypatch, tmp_path, 5)
     a, b = tensor(20, 600), tensor(600, 40, seed=1)
-    compiled = gradc.compile(backend="interpret")(lambda a, b: a @ b)
+    compiled = on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(lambda a, b: a @ b))
     assert torch.equal(compiled(a, b), compiled(a, b))
 
 
@@ -187,14 +190,14 @@ def test_keys_shared_out(function, parts, queries, dtype, monkeypatch, tmp_path)
         force_loops(monkeypatch, tmp_path, live=256, tile=64)
     force_splits(monkeypatch, tmp_path, parts)
     arrays = decoding(queries, dtype=dtype)
-    low = gradc.compile(function).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=())
+    low = gradc.compile(function).lower(*(gradc.spec(x.shape, str(x.dtype)[6:]) for x in arrays), wrt=(), device=LARGE_PRODUCTS)
     assert split_in(low)
     check(function, function, *arrays)
 
 
 def test_programs_share_out_the_tiles_that_hold_a_key(monkeypatch, tmp_path):
     force_splits(monkeypatch, tmp_path, 4)
-    low = gradc.compile(in_a_window).lower(*(gradc.spec(x.shape) for x in decoding(5)), wrt=())
+    low = gradc.compile(in_a_window).lower(*(gradc.spec(x.shape) for x in decoding(5)), wrt=(), device=LARGE_PRODUCTS)
     assert "range(64 + inner_tile * INNER_BLOCK" in low.kernels[0].source
 
 
@@ -205,7 +208,7 @@ def test_queries_without_a_key(monkeypatch, tmp_path):
     allowed[0, 3], allowed[1, 89], allowed[2, 40:60], allowed[4] = True, True, True, True
     q, k, v = decoding(5)
     check(selected, selected, q, k, v, allowed, wrt=())
-    assert gradc.compile(backend="interpret")(selected)(q, k, v, allowed)[..., 3, :].isnan().all()
+    assert on(LARGE_PRODUCTS, gradc.compile(backend="interpret")(selected))(q, k, v, allowed)[..., 3, :].isnan().all()
 
 
 # What the cost model chooses ---------------------------------------------------------------------------------------------
@@ -242,7 +245,6 @@ FEW_PROGRAMS = {
 }
 
 
-@pytest.mark.small_products
 @pytest.mark.parametrize("name", FEW_PROGRAMS)
 def test_few_programs_share_out_their_loop(name):
     """Two launches; at least as many programs as processors, and next to nothing moved but the arguments, once."""
@@ -257,7 +259,6 @@ def test_few_programs_share_out_their_loop(name):
     assert "programs would be at work on 132 processors" in low.explain()
 
 
-@pytest.mark.small_products
 def test_large_products_are_not_shared_out():
     assert split_in(lowered(times, (4096, 4096), (4096, 4096))) == []
     assert split_in(lowered(plain, *((4, 16, 2048, 64),) * 3)) == []
@@ -278,7 +279,6 @@ def test_every_spelling_of_a_row_is_read_back():
 
 
 @pytest.mark.slow
-@pytest.mark.small_products
 @pytest.mark.parametrize("name", FEW_PROGRAMS)
 def test_they_build_without_spills(name):
     function, shapes, dtype = FEW_PROGRAMS[name]

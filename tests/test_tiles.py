@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -9,13 +10,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels import check, tensor  # noqa: E402
+import kernels  # noqa: E402
+from kernels import LARGE_PRODUCTS, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from examples.gallery import piece  # noqa: E402
 from gradc.codegen.printing import positions  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 
 
 def lowered(function, *shapes, dtype="bfloat16", wrt=()):
@@ -87,7 +90,9 @@ def test_a_step_within_one_round_divides_once():
     row = piece("grouped_queries")
     keys = row.lower().kernels[-1].source
     assert "inner_start % rows + tl.arange(0, INNER_BLOCK)" in keys
-    odd = gradc.compile(row.function).lower(*(gradc.spec((2, heads, 40, 16), "bfloat16") for heads in (4, 2, 2)))
+    odd = gradc.compile(row.function).lower(
+        *(gradc.spec((2, heads, 40, 16), "bfloat16") for heads in (4, 2, 2)), device=LARGE_PRODUCTS
+    )
     assert re.search(r"inner_b = inner % \w+\n", odd.kernels[-1].source)
     for length in (32, 40):
         check(

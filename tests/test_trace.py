@@ -209,11 +209,11 @@ def test_an_output_bound_to_a_name():
 
 
 def test_listeners_are_removed():
-    before = list(ir.listeners)
+    before = list(ir.thread.listeners)
     trace(lambda x: x + 1, (X,))
     with pytest.raises(ZeroDivisionError):
         trace(lambda x: 1 / 0, (X,))
-    assert ir.listeners == before
+    assert ir.thread.listeners == before
     assert not tracing()
 
 
@@ -250,6 +250,26 @@ def test_threads_trace_apart():
     assert not tracing()
 
 
+def test_threads_do_not_share_the_line_they_work_for():
+    """A derivative in one thread gives its line and note to no Value that another thread makes meanwhile."""
+    base = trace(lambda x: x + 1, (X,)).graph.outputs[0]
+    inside, done = threading.Event(), threading.Event()
+
+    def other():
+        with ir.on_behalf_of(base, "a note"):
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    made = trace(lambda x: x * 2, (X,)).graph.outputs[0]
+    done.set()
+    thread.join()
+    assert made.note == ""
+    assert made.source != base.source
+
+
 def test_arrays_of_another_trace_are_refused():
     kept = []
 
@@ -260,7 +280,8 @@ def test_arrays_of_another_trace_are_refused():
     def second(x):
         return x + kept[0]
 
-    trace(first, (X,))
+    with pytest.raises(TraceError, match=r"left in kept\[0\]"):
+        trace(first, (X,))
     with pytest.raises(TraceError, match="array of another trace") as info:
         trace(second, (X,))
     assert "return x + kept[0]" in str(info.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -10,13 +11,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import kernels  # noqa: E402
 from either import library, scores, weights  # noqa: E402
-from kernels import check, tensor  # noqa: E402
+from kernels import LARGE_PRODUCTS, on, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from gradc.codegen.printing import emit  # noqa: E402
 
 pytestmark = pytest.mark.triton
+check = functools.partial(kernels.check, device=LARGE_PRODUCTS)
 COMPARED = re.compile(r"\] (>=|<=|<|>) ")  # two rows of positions
 
 
@@ -84,7 +87,7 @@ def test_a_condition_on_data_beside_the_line_stays():
 
 def lowered(function, *more):
     array = gradc.spec((4, 16, 2048, 64), "bfloat16")
-    return gradc.compile(function).lower(array, array, array, *more, wrt=(0, 1, 2), device="H200")
+    return gradc.compile(function).lower(array, array, array, *more, wrt=(0, 1, 2), device=LARGE_PRODUCTS)
 
 
 def loops(low):
@@ -110,7 +113,7 @@ def test_nothing_is_cut_where_a_window_masks_both_ends():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bit_for_bit_what_one_loop_gives(dtype, monkeypatch, tmp_path):
     q, k, v = arrays(200, 200, dtype)
-    got = gradc.compile(MASKS["causal"], backend="interpret")(q, k, v)
+    got = on(LARGE_PRODUCTS, gradc.compile(MASKS["causal"], backend="interpret"))(q, k, v)
     monkeypatch.setenv("GRADC_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(emit, "whole_tiles", lambda *_: None)
-    assert torch.equal(got, gradc.compile(MASKS["causal"], backend="interpret")(q, k, v))
+    assert torch.equal(got, on(LARGE_PRODUCTS, gradc.compile(MASKS["causal"], backend="interpret"))(q, k, v))

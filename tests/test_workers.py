@@ -331,7 +331,7 @@ def test_both_modes_in_one_session(mode, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"GRADC_CACHE_DIR": str(tmp_path)} | ({"TRITON_INTERPRET": mode} if mode else {})
     command = [sys.executable, "-c", textwrap.dedent(SESSION), os.path.dirname(__file__)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *pids, folder = done.stdout.split()
     assert len(pids) == (1 if mode else 2)

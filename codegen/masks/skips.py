@@ -187,7 +187,7 @@ def _is_plain(index: Index) -> bool:
 
 def _holds(dtype: DType, index: Index) -> bool:
     """Whether a dtype holds every position exactly."""
-    return max(map(abs, index.bounds())) < EXACT.get((dtype.kind, dtype.itemsize), 0)
+    return max(map(abs, index.bounds())) < EXACT.get((dtype.family, dtype.itemsize), 0)
 
 
 def _combined(node: Node, operands: list[Index]) -> Index | None:

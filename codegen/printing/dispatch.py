@@ -12,7 +12,7 @@ from gradc.codegen.printing.expressions import Argument
 from gradc.codegen.printing.names import Names
 from gradc.codegen.printing.scope import INDENT
 
-WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+WORD = re.compile(r"(?<![\w.\"])[A-Za-z_]\w*(?![\w=])")  # no attribute, string or keyword
 ASSIGNED = re.compile(r"^ *(?:for )?([A-Za-z_]\w*)(?: in\b| [+*]?= )", re.MULTILINE)
 COMMENT = re.compile(r"  +#.*$", re.MULTILINE)
 
@@ -28,8 +28,9 @@ def same_text(source: str, arguments: Sequence[Argument]) -> str:
 class Dispatcher:
     """The kernel that hands its programs out, as it grows by one part after another."""
 
-    def __init__(self) -> None:
-        self.names = Names(("pid",))
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.program = names.fresh("pid")
         self.arguments: dict[str, Argument] = {}
         self._given: dict[tuple, str] = {}
         self.calls: list[tuple[str, str, int]] = []
@@ -37,7 +38,7 @@ class Dispatcher:
     def add(self, function: str, arguments: Sequence[Argument], programs: int, takes_program: bool) -> None:
         """The next `programs` programs call `function`."""
         before = sum(count for _, _, count in self.calls)
-        program = [f"pid - {before}" if before else "pid"] if takes_program else []
+        program = [f"{self.program} - {before}" if before else self.program] if takes_program else []
         self.calls.append((function, ", ".join([*program, *map(self._passed, arguments)]), programs))
 
     def _passed(self, argument: Argument) -> str:
@@ -55,11 +56,11 @@ class Dispatcher:
         ordered = sorted(self.arguments.values(), key=lambda argument: kinds.index(argument.kind))
         self.arguments = {argument.name: argument for argument in ordered}
         signature = ", ".join(f"{a.name}: tl.constexpr" if a.kind == "constexpr" else a.name for a in ordered)
-        lines = ["@triton.jit", f"def {name}({signature}):", f"{INDENT}pid = tl.program_id(0)"]
+        lines = ["@triton.jit", f"def {name}({signature}):", f"{INDENT}{self.program} = tl.program_id(0)"]
         after = 0
         for place, (function, passed, programs) in enumerate(self.calls):
             after += programs
-            condition = f"if pid < {after}:" if place < len(self.calls) - 1 else "else:"
+            condition = f"if {self.program} < {after}:" if place < len(self.calls) - 1 else "else:"
             lines.append(INDENT + ("el" if 0 < place < len(self.calls) - 1 else "") + condition)
             lines.append(f"{INDENT * 2}{function}({passed})")
         return "\n".join(lines)

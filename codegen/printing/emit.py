@@ -63,28 +63,28 @@ class Store:
 
 
 def emit_kernel(
-    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], taken: Names
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], names: Names
 ) -> Emitted:
     """The kernel's text. `buffer_names` and `dtypes` say what arrays are called and how they lie in memory.
 
-    The names of further functions come from `taken`.
+    `names` are the module's.
     """
     if kernel.parts:
-        return _emit_parts(kernel, name, buffer_names, dtypes, heading, taken)
-    return _Kernel(kernel, buffer_names, dtypes).emit(name, heading, part=False)
+        return _emit_parts(kernel, name, buffer_names, dtypes, heading, names)
+    return _Kernel(kernel, buffer_names, dtypes, names.inside()).emit(name, heading, part=False)
 
 
 def _emit_parts(
-    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], taken: Names
+    kernel: Scheduled, name: str, buffer_names: dict[Value, str], dtypes: dict[Value, DType], heading: list[str], names: Names
 ) -> Emitted:
     """The text of kernels launched together: the functions their programs call, and the kernel that calls them."""
-    dispatcher, functions, parts = Dispatcher(), dict[str, Emitted](), []
+    dispatcher, functions, parts = Dispatcher(names.inside()), dict[str, Emitted](), []
     for part in kernel.parts:
         comment = [f"# called by {name}: {schedule_line(part)}"]
-        emitted = _Kernel(part, buffer_names, dtypes).emit("part", comment, part=True)
+        emitted = _Kernel(part, buffer_names, dtypes, names.inside()).emit("part", comment, part=True)
         text = same_text(emitted.source, emitted.arguments)
         if text not in functions:
-            own = taken.fresh(f"{name}_{buffer_names[part.writes[0]]}")
+            own = names.fresh(f"{name}_{buffer_names[part.writes[0]]}")
             functions[text] = replace(emitted, name=own, source=emitted.source.replace("def part(", f"def {own}("))
         dispatcher.add(functions[text].name, emitted.arguments, emitted.programs, emitted.takes_program)
         parts.append(emitted)
@@ -103,7 +103,7 @@ def _emit_parts(
 
 
 class _Kernel:
-    def __init__(self, kernel: Scheduled, buffer_names: dict[Value, str], dtypes: dict[Value, DType]):
+    def __init__(self, kernel: Scheduled, buffer_names: dict[Value, str], dtypes: dict[Value, DType], names: Names):
         self.kernel, self.plan = kernel, kernel.plan
         self.axes = self.plan.axes
         inside = {stage.value for stage in self.plan.stages}
@@ -126,6 +126,7 @@ class _Kernel:
             [*(store.node for store in self.stores), *places, *places],
             self.root,
             wide,
+            names,
         )  # a place is read in an address and a mask
         self.print.rereads = self.split if self.plan.rereads else None
 
@@ -164,7 +165,7 @@ class _Kernel:
             self._split_loop(self.split)
         programs = prod(axis.programs for axis in self.axes)
         takes_program = part and programs > 1
-        signature = ("pid, " if takes_program else "") + self.print.signature()
+        signature = (f"{self.print.positions.program}, " if takes_program else "") + self.print.signature()
         source = "\n".join([*heading, "@triton.jit", f"def {name}({signature}):", *self.root.lines])
         return Emitted(
             name,

@@ -51,12 +51,12 @@ class Expressions:
         roots: list[Node],
         root: Scope,
         wide: frozenset[KernelAxis],
+        names: Names,
     ):
-        self.axes, self.dtypes, self.root = axes, dtypes, root
-        self.names = Names(("pid",))
+        self.axes, self.dtypes, self.root, self.names = axes, dtypes, root, names
         self.pointers: dict[str, Argument] = {}  # Values that stand for the same array share one
         self.buffer_names = buffer_names
-        self.positions = Positions(axes, self.names, root, wide, self.at)
+        self.positions = Positions(axes, names, root, wide, self.at)
         self.helpers: set[str] = set()
         self.uses = Counter([*(operand for node in nodes for operand in node.operands), *roots])
         self.accumulators: dict[Node, tuple[str, tuple[KernelAxis, ...]]] = {}

@@ -30,23 +30,29 @@ EXPECT = '''def expect(name, array, shape, dtype, strides):
         raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {tuple(array.shape)}")
     if array.numel() and any(n > 1 and s != t for n, s, t in zip(shape, array.stride(), strides)):
         raise ValueError(f"{name}: expected strides {strides}, got {array.stride()}")
+    if array.is_neg():
+        raise ValueError(f"{name}: its elements wait for their sign; pass {name}.resolve_neg()")
 '''
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Kernels launched one after another: once, or for every chunk of a loop that reads and writes `views` of arrays."""
+    """Kernels launched one after another: once, or for every chunk of a loop that reads and writes `views` of arrays.
+
+    `counters` are where the chunk starts and the first position that no chunk before has gone over.
+    """
 
     kernels: tuple[Emitted, ...]
     loop: HostLoop | None = None
     views: tuple[View, ...] = ()
+    counters: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class HostFunction:
     """One launch sequence: `inputs` in, the kernels of `steps` in order, `outputs` out.
 
-    `home` is the array that a Value of a step's program stands for, where it is another Value. Kernels add to those `zeroed`.
+    Kernels add to those arrays that are `zeroed`.
     """
 
     name: str
@@ -54,9 +60,16 @@ class HostFunction:
     inputs: tuple[Value, ...]
     steps: tuple[Step, ...]
     outputs: tuple[Value, ...]
-    identifiers: dict[Value, str]
-    home: dict[Value, Value]
+    arrays: Arrays
     zeroed: frozenset[Value] = frozenset()
+
+    @property
+    def identifiers(self) -> dict[Value, str]:
+        return self.arrays.identifiers
+
+    @property
+    def home(self) -> dict[Value, Value]:
+        return self.arrays.home
 
     @property
     def kernels(self) -> tuple[Emitted, ...]:
@@ -65,18 +78,33 @@ class HostFunction:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What the arrays of a launch sequence are called; `home` as in a HostFunction."""
+    """What the arrays of a launch sequence are called, and the device they are on; `names` are all of the host function.
+
+    `home` is the array that a Value of a step's program stands for, where it is another Value.
+    """
 
     identifiers: dict[Value, str]
     home: dict[Value, Value]
+    device: str
+    names: Names
 
 
-def array_names(graph: Graph, sections: Sequence[Section]) -> Arrays:
-    """A unique identifier for every array of a host function; Values that stand for the same array share it."""
-    counters = ("start", "first") if any(section.loop for section in sections) else ()
-    names = Names(("tl", "expect", "device", *counters))
+def module_names() -> Names:
+    """The names of a module of which nothing is called as the user says: what every module may hold."""
+    names = Names()
+    for name in ("forward", "backward", "expect", *HELPER_TEXT):
+        names.fresh(name)
+    return names
+
+
+def array_names(graph: Graph, sections: Sequence[Section], names: Names) -> Arrays:
+    """A unique identifier for every array of a host function; Values that stand for the same array share it.
+
+    The user's come first, then what the function itself needs.
+    """
     found: dict[Value, str] = {}
     home: dict[Value, Value] = {}
+    counters = {counter: counter.name or "start" for section in sections for counter in section.counters}
 
     def name(value: Value) -> str:
         if value not in found:
@@ -88,14 +116,15 @@ def array_names(graph: Graph, sections: Sequence[Section]) -> Arrays:
     for section in sections:
         home |= section.aliases
         found |= {alias: name(array) for alias, array in section.aliases.items()}
-        found |= {counter: counter.name or "start" for counter in section.counters}
         for view in section.views:
             home[view.part] = view.array
             found[view.part] = names.fresh(f"{name(view.array).rstrip('_')}_chunk")
         for kernel in section.kernels:
-            for value in (*sorted(kernel.reads, key=lambda v: v.number), *kernel.writes):
+            for value in (*sorted(kernel.reads - counters.keys(), key=lambda v: v.number), *kernel.writes):
                 name(value)
-    return Arrays(found, home)
+    called = {name: names.fresh(name) for name in dict.fromkeys(counters.values())}
+    found |= {counter: called[name] for counter, name in counters.items()}
+    return Arrays(found, home, names.fresh("device"), names)
 
 
 def module_text(title: str, functions: Sequence[HostFunction], dtypes: dict[Value, DType], wiring: str = "") -> str:
@@ -120,7 +149,8 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
     """The text of a launch sequence."""
     identifiers = function.identifiers
     inputs = [identifiers[value] for value in function.inputs]
-    parameters = ", ".join(inputs) or 'device="cuda"'
+    device = function.arrays.device
+    parameters = ", ".join(inputs) or f'{device}="cuda"'
     lines = [f"def {function.name}({parameters}):", f'    """{function.summary}"""']
     for value in function.inputs:
         strides = (
@@ -131,12 +161,16 @@ def host_text(function: HostFunction, dtypes: dict[Value, DType]) -> str:
         name = identifiers[value]
         lines.append(f"    expect({name!r}, {name}, {value.shape}, torch.{dtypes[value].name}, {strides})")
     if function.outputs and inputs and not set(function.outputs) <= set(function.inputs):
-        lines.append(f"    device = {inputs[0]}.device")
+        lines.append(f"    {device} = {inputs[0]}.device")
+    body = []
     for part in lifetimes(function):
-        lines += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed)}" for v in part.made]
-        lines += step_lines(part.step, identifiers)
+        body += [f"    {_allocation(identifiers[v], v.shape, dtypes[v], v in function.zeroed, device)}" for v in part.made]
+        body += step_lines(part.step, identifiers)
         gone = [*part.gone, *(view.part for view in _passed_views(function.steps) if view.array in set(part.gone))]
-        lines += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
+        body += [f"    del {', '.join(identifiers[value] for value in gone)}"] if gone else []
+    if body:
+        place = inputs[0] if inputs else f"torch.empty(0, device={device})"
+        lines += [f"    with torch.cuda.device_of({place}):", *(f"    {line}" for line in body)]
     results = ", ".join(identifiers[v] for v in function.outputs)
     return "\n".join([*lines, f"    return ({results}{',' if len(function.outputs) == 1 else ''})"])
 
@@ -172,8 +206,8 @@ def most_bytes(function: HostFunction, dtypes: Mapping[Value, DType], results: S
     return most
 
 
-def _allocation(name: str, shape: tuple[int, ...], dtype: DType, zeroed: bool) -> str:
-    return f"{name} = torch.{'zeros' if zeroed else 'empty'}({shape}, dtype=torch.{dtype.name}, device=device)"
+def _allocation(name: str, shape: tuple[int, ...], dtype: DType, zeroed: bool, device: str) -> str:
+    return f"{name} = torch.{'zeros' if zeroed else 'empty'}({shape}, dtype=torch.{dtype.name}, device={device})"
 
 
 def _touched(step: Step, home: Mapping[Value, Value]) -> dict[Value, None]:
@@ -202,20 +236,20 @@ def step_lines(step: Step, identifiers: dict[Value, str]) -> list[str]:
     if step.loop is None:
         return launches
     size, chunk = step.loop.size, step.loop.chunk
-    counted = "start" if step.loop.divides else "first"
-    lines = [f"    for {counted} in range(0, {size}, {chunk}):"]
+    start, first = (identifiers[counter] for counter in step.counters)
+    lines = [f"    for {first} in range(0, {size}, {chunk}):"]
     if not step.loop.divides:
-        lines.append(f"        start = min(first, {size - chunk})  # the last chunk goes over some positions again")
-    lines += [f"        {_view_text(view, identifiers, step.loop)}" for view in _passed_views([step])]
+        lines.append(f"        {start} = min({first}, {size - chunk})  # the last chunk goes over some positions again")
+    lines += [f"        {_view_text(view, identifiers, step.loop, start, first)}" for view in _passed_views([step])]
     return lines + [f"    {line}" for line in launches]
 
 
-def _view_text(view: View, identifiers: dict[Value, str], loop: HostLoop) -> str:
+def _view_text(view: View, identifiers: dict[Value, str], loop: HostLoop, start: str, first: str) -> str:
     array = identifiers[view.array]
     if view.run is None:
-        place = f"{'start' if loop.divides else 'first'} // {loop.chunk}"
+        place = f"{first} // {loop.chunk}"
     else:
-        place = ":, " * view.run[0] + f"start:start + {loop.chunk}"
+        place = ":, " * view.run[0] + f"{start}:{start} + {loop.chunk}"
         array += f".flatten({view.run[0]}, {view.run[-1]})" if len(view.run) > 1 else ""
     return f"{identifiers[view.part]} = {array}[{place}]"
 
@@ -227,53 +261,57 @@ def wiring_text(
     kept: Sequence[Value],
     gradients: Mapping[Value, int],
     results: int,
+    module: Names,
 ) -> str:
-    """The pair as a function on PyTorch's autograd tape.
+    """The pair as a function on PyTorch's autograd tape; its class is named in `module`.
 
     `kept` are the arrays of the forward that the backward takes; `gradients` says which of its results belongs to an input;
     `results` is how many of the forward's outputs are the function's own.
     """
-    names, inputs = forward.identifiers, forward.inputs
+    identifiers, inputs, fresh = forward.identifiers, forward.inputs, forward.arrays.names.fresh
     own = output_identifiers(forward, results)
-    outputs = [*own, *(names[value] for value in forward.outputs[results:])]
+    outputs = [*own, *(identifiers[value] for value in forward.outputs[results:])]
     floating = [name for name, value in zip(own, forward.outputs, strict=False) if value.dtype.is_floating]
     others = [name for name, value in zip(own, forward.outputs, strict=False) if not value.dtype.is_floating]
-    incoming = [f"d_{name}" for name in own]
-    arguments = ", ".join(names[value] for value in inputs)
-    given = "".join(f", d_{name}.contiguous()" for name in floating)
-    returned = ", ".join(f"gradients[{gradients[value]}]" if value in gradients else "None" for value in inputs)
+    incoming = {name: fresh(f"d_{name}") for name in own}
+    context, gradient = fresh("ctx"), fresh("gradients")
+    arguments = ", ".join(identifiers[value] for value in inputs)
+    given = "".join(f", {incoming[name]}.contiguous().resolve_neg()" for name in floating)
+    tape = module.fresh(class_name(title))
+    returned = ", ".join(f"{gradient}[{gradients[value]}]" if value in gradients else "None" for value in inputs)
     lines = [
-        f"class {class_name(title)}(torch.autograd.Function):",
+        f"class {tape}(torch.autograd.Function):",
         f'    """{title} on PyTorch\'s autograd tape."""',
         "",
         "    @staticmethod",
-        f"    def forward(ctx, {arguments}):",
+        f"    def forward({context}, {arguments}):",
         f"        {', '.join(outputs)}{',' if len(outputs) == 1 else ''} = forward({arguments})",
-        f"        ctx.save_for_backward({', '.join(names[value] for value in kept)})",
-        *([f"        ctx.mark_non_differentiable({', '.join(others)})"] if others else []),
+        f"        {context}.save_for_backward({', '.join(identifiers[value] for value in kept)})",
+        *([f"        {context}.mark_non_differentiable({', '.join(others)})"] if others else []),
         f"        return {', '.join(outputs[:results])}",
         "",
         "    @staticmethod",
-        f"    def backward(ctx, {', '.join(incoming)}):",
-        f"        gradients = backward(*ctx.saved_tensors{given})",
+        f"    def backward({context}, {', '.join(incoming.values())}):",
+        "        if torch.is_grad_enabled():",
+        f'            raise RuntimeError("{title} cannot be differentiated twice: call backward without create_graph")',
+        f"        {gradient} = backward(*{context}.saved_tensors{given})",
         f"        return {returned}",
         "",
         "",
         f"def {title}({arguments}):",
         f'    """{forward.summary.partition(",")[0]}, differentiable by torch."""',
-        f"    return {class_name(title)}.apply({arguments})",
+        f"    return {tape}.apply({arguments})",
     ]
     return "\n".join(lines)
 
 
 def output_identifiers(function: HostFunction, results: int) -> list[str]:
     """A name for each of the function's own outputs, distinct even where one array is returned twice."""
-    taken = Names(tuple(function.identifiers.values()))
     seen: set[Value] = set()
     names = []
     for value in function.outputs[:results]:
         name = function.identifiers[value]
-        names.append(taken.fresh(name) if value in seen else name)
+        names.append(function.arrays.names.fresh(name) if value in seen else name)
         seen.add(value)
     return names
 

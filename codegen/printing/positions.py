@@ -37,7 +37,10 @@ class Positions:
         self.parameters: dict[str, tuple[str, Any]] = {}
         self._counters: dict[Value, str] = {}
         self._numbers: dict[int, str] = {}
+        self.program = names.fresh("pid")
         self._variables: dict[KernelAxis, str] = {axis: names.fresh(axis.name) for axis in axes}
+        self._masks = {axis: names.fresh(f"in_{self._variables[axis]}") for axis in axes if axis.overhangs}
+        self._blocks: dict[tuple[str, int], str] = {}
         self._parts: dict[tuple[KernelAxis, int, int], str] = {}
         self._programs: dict[KernelAxis, str] = {}
         self._starts: dict[KernelAxis, str] = {}
@@ -50,6 +53,7 @@ class Positions:
         result.wide = self.wide | ({other} if axis in self.wide else set())
         result.compute = compute
         result._variables = {**self._variables, other: self.names.fresh(other.name)}
+        result._masks = {**self._masks, other: self.names.fresh(f"in_{result._variables[other]}")}
         return result
 
     # Parameters ------------------------------------------------------------------------------------------------------
@@ -80,18 +84,18 @@ class Positions:
         return self.number(axis.size, wish)
 
     def block(self, axis: KernelAxis) -> str:
-        key = f"{axis.name.upper()}_BLOCK" if axis.name != "at" else "BLOCK"
-        if key not in self.parameters:
-            self.names.fresh(key)
-            self.parameters[key] = ("constexpr", axis.block)
-        return key
+        key = (axis.name, axis.block)
+        if key not in self._blocks:
+            wish = f"{axis.name.upper()}_BLOCK" if axis.name != "at" else "BLOCK"
+            self._blocks[key] = self._parameter(wish, axis.block, "constexpr")
+        return self._blocks[key]
 
     # Programs and loops ----------------------------------------------------------------------------------------------
 
     def place_programs(self, multiplies: bool, given: bool) -> None:
         """Which tile of every grid axis this program has, from the one program id; it is an argument where it is `given`."""
         spread = [axis for axis in self.axes if axis.role in ("grid", "split") and axis.programs > 1]
-        program = "pid" if given else "tl.program_id(0)"
+        program = self.program if given else "tl.program_id(0)"
         if (
             multiplies
             and not given
@@ -102,15 +106,15 @@ class Positions:
             spread = spread[:-2]
         if len(spread) == 1:
             self._programs[spread[0]] = program
-        elif spread and program != "pid":
-            self.root.add(f"pid = {program}")
+        elif spread and program != self.program:
+            self.root.add(f"{self.program} = {program}")
         for axis in reversed(spread if len(spread) > 1 else []):
             if axis is spread[0]:
-                self._programs[axis] = "pid"
+                self._programs[axis] = self.program
                 break
             count, tile = self._program_count(axis), self.names.fresh(f"{axis.name}_tile")
-            self.root.add(f"{tile} = pid % {count}")
-            self.root.add(f"pid = pid // {count}")
+            self.root.add(f"{tile} = {self.program} % {count}")
+            self.root.add(f"{self.program} = {self.program} // {count}")
             self._programs[axis] = tile
         for axis in self.axes:
             if axis.role == "resident":
@@ -124,7 +128,7 @@ class Positions:
         Returns which of all such tables of tiles a program is in, where there are `others`.
         """
         add, fresh = self.root.add, self.names.fresh
-        rows, columns, pid = fresh(f"{row.name}_tiles"), fresh(f"{column.name}_tiles"), "pid"
+        rows, columns, pid = fresh(f"{row.name}_tiles"), fresh(f"{column.name}_tiles"), self.program
         group, first, height = fresh("GROUP_ROWS"), fresh("first_row"), fresh("group_rows")
         self.parameters[group] = ("constexpr", GROUP_ROWS)
         self._programs |= {axis: fresh(f"{axis.name}_tile") for axis in (row, column)}
@@ -171,7 +175,7 @@ class Positions:
         if text != name:
             scope.add(f"{name} = {text}")
         if axis.overhangs:
-            scope.add(f"in_{name} = {name} < {self.size(axis)}")
+            scope.add(f"{self._masks[axis]} = {name} < {self.size(axis)}")
 
     def open_split(self, body: Scope, split: KernelAxis, lines: tuple[Index, ...] = ()) -> None:
         """Each program takes tiles part, part + parts, part + 2*parts, ... of those in which no line is negative throughout."""
@@ -259,7 +263,7 @@ class Positions:
         return f"tl.minimum({self._starts[loop]} + {self.block(loop)}, {self.size(loop)})"
 
     def mask(self, axis: KernelAxis, axes: tuple[KernelAxis, ...], scope: Scope) -> str:
-        return _expand(f"in_{self._variables[axis]}", axis, axes)
+        return _expand(self._masks[axis], axis, axes)
 
     def whole(self, axis: KernelAxis, axes: tuple[KernelAxis, ...]) -> str:
         """The position along an axis, over tile dimensions `axes`."""

@@ -52,8 +52,8 @@ def identity(kind: str, dtype: DType) -> str:
         return literal(float(value), dtype)
     if kind in ("sum", "prod"):
         return str(value)
-    bits = 8 * dtype.itemsize - (dtype.kind == "int")
-    low, high = (-(2**bits) if dtype.kind == "int" else 0), 2**bits - 1
+    bits = 8 * dtype.itemsize - (dtype.family == "int")
+    low, high = (-(2**bits) if dtype.family == "int" else 0), 2**bits - 1
     return str(low if kind == "max" else high)
 
 

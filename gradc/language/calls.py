@@ -6,6 +6,7 @@ reference interpreter: NumPy in, NumPy out; torch in, torch out. This file knows
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -14,11 +15,12 @@ import numpy as np
 import optree
 
 from gradc import types
-from gradc.errors import GradcError, UnsupportedError, hide_internals
+from gradc.entry import UNTOLD, entry, tell_torch
+from gradc.errors import GradcError, UnsupportedError, hide_internals, refuse_misuse
 from gradc.interpret import evaluate
 from gradc.ir import Graph, Value
 from gradc.leaves import is_array
-from gradc.signature import refuse_misuse
+from gradc.tensors import ask, is_answered_elsewhere, readable
 from gradc.trace import tracing, tracing_scope
 
 P = ParamSpec("P")
@@ -28,11 +30,16 @@ R = TypeVar("R")
 def array_function(function: Callable[P, R]) -> Callable[P, Any]:
     """Makes `function`, written on Values, one that users call on Values and on arrays alike."""
 
+    @entry
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        if UNTOLD and "torch" in sys.modules:
+            tell_torch()
         try:
             if tracing() or any(isinstance(x, Value) for x in leaves(args, kwargs)):
                 return function(*args, **kwargs)
+            if is_answered_elsewhere(args, kwargs):
+                return ask(call, args, kwargs)
             return at_once(function, args, kwargs)
         except Exception as error:
             if isinstance(error, GradcError):
@@ -64,14 +71,17 @@ def method(symbol: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+@entry
 def leaves(*containers: Any) -> list[Any]:
     """Everything in the pytrees."""
     return optree.tree_leaves(containers)
 
 
+@entry
 def at_once(function: Callable, args: tuple, kwargs: dict) -> Any:
     """The function's results on arrays, computed by the reference interpreter."""
     tensors = [x for x in leaves(args, kwargs) if is_array(x) and not isinstance(x, np.ndarray | np.generic)]
+    readable(tensors)
     if any(x.requires_grad for x in tensors):
         raise UnsupportedError(
             "array functions called at once are not recorded on torch's autograd tape",
@@ -106,7 +116,10 @@ def describe_call(name: str, args: tuple, kwargs: dict) -> str:
 def describe(x: Any) -> str:
     """An argument in a few characters: arrays as dtype[shape], anything else as Python prints it."""
     if isinstance(x, Value) or is_array(x):
-        return f"{types.as_dtype(x.dtype).short}[{','.join(map(str, x.shape))}]"
+        try:
+            return f"{types.as_dtype(x.dtype).short}[{','.join(map(str, x.shape))}]"
+        except Exception:  # of torch: a nested tensor has no shape to show, a quantized one another dtype
+            return type(x).__name__
     if isinstance(x, tuple | list):
         inside = ", ".join(describe(part) for part in x)
         return f"({inside})" if isinstance(x, tuple) else f"[{inside}]"

@@ -51,7 +51,7 @@ def isdtype(dtype: Any, kind: Any) -> bool:
     found = types.as_dtype(dtype)
     if isinstance(kind, tuple):
         return any(isdtype(found, one) for one in kind)
-    return found.kind in KINDS[kind] if isinstance(kind, str) and kind in KINDS else found == types.as_dtype(kind)
+    return found.family in KINDS[kind] if isinstance(kind, str) and kind in KINDS else found == types.as_dtype(kind)
 
 
 def finfo(type: Any, /) -> Any:

@@ -47,13 +47,24 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Value:
 
 @array_function
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Value:
-    """`x` limited to min <= x <= max (None: no limit; max wins where min > max). NaN stays; the slope at a limit is 1."""
+    """`x` limited to min <= x <= max (None: no limit; max wins where min > max). The slope at a limit is 1.
+
+    NaN where `x` or a limit is NaN, as NumPy, PyTorch and the array API have it.
+    """
     value = value_of(x)
-    if min is not None:
-        value = TABLE["where"].on_values(TABLE["less"].on_values(value, min), min, value)
-    if max is not None:
-        value = TABLE["where"].on_values(TABLE["greater"].on_values(value, max), max, value)
+    for limit, beyond in ((min, "less"), (max, "greater")):
+        if limit is not None:
+            value = TABLE["where"].on_values(_is_beyond(value, limit, beyond), limit, value)
     return value
+
+
+def _is_beyond(x: Value, limit: Any, comparison: str) -> Value:
+    """Whether `x` lies beyond a limit, which it also does where the limit is NaN."""
+    beyond = TABLE[comparison].on_values(x, limit)
+    if is_scalar(limit) and limit == limit:
+        return beyond
+    bound = value_of(limit)
+    return TABLE["logical_or"].on_values(beyond, TABLE["isnan"].on_values(bound)) if bound.dtype.is_floating else beyond
 
 
 @array_function
@@ -86,7 +97,7 @@ def powered(x: Any, exponent: Any) -> Value:
     value = value_of(x)
     if not is_scalar(exponent) or isinstance(exponent, bool):
         return TABLE["pow"].on_values(value, exponent)
-    if exponent in (1, 2, 3, 4) and (isinstance(exponent, int) or value.dtype.is_floating):
+    if exponent in range(1, 5 if value.dtype.is_floating else 64) and (isinstance(exponent, int) or value.dtype.is_floating):
         return _product_power(value, int(exponent))
     if exponent in _ROOTS and value.dtype.is_floating:
         return TABLE[_ROOTS[exponent]].on_values(value)
@@ -99,9 +110,9 @@ _ROOTS = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
 
 
 def _product_power(x: Value, exponent: int) -> Value:
-    if exponent <= 1:
+    """x^exponent, by squaring."""
+    if exponent == 1:
         return x
-    squared = TABLE["multiply"].on_values(x, x)
-    if exponent == 2:
-        return squared
-    return TABLE["multiply"].on_values(squared, x if exponent == 3 else squared)
+    half = _product_power(x, exponent // 2)
+    squared = TABLE["multiply"].on_values(half, half)
+    return TABLE["multiply"].on_values(squared, x) if exponent % 2 else squared

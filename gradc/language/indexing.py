@@ -8,9 +8,10 @@ before the program runs, are refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from operator import index as as_index
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -251,6 +252,9 @@ class Place:
         """`x` with its part at the key divided by `values` (broadcast). Equal indices: the last wins."""
         return self.set(TABLE["divide"].on_values(self.get(), values))
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise import_module("gradc.absent").missing("x.at[...]", name, vars(Place))
+
     def _path(self) -> list[Value]:
         """The chain of operations that reads the part, from a stand-in for the array to the part."""
         start = make_input(self._x.shape, self._x.dtype)
@@ -278,8 +282,8 @@ def put(path: list[Value], updates: Value, last_wins: bool = False) -> Value:
 def is_last(index: Value, size: int) -> Value:
     """Whether no later entry along dimension 0 means the same one of `size` elements; shaped as the index."""
     count = index.shape[0]
-    flat = reshaped(index, (count,))
-    flat = where(less(flat, 0), add(cast(flat, types.int64), size), flat)
+    flat = cast(reshaped(index, (count,)), types.int64)
+    flat = where(less(flat, 0), add(flat, size), flat)
     same = equal(reshaped(flat, (count, 1)), reshaped(flat, (1, count)))
     later = less(iota(count, 0, 2), iota(count, 1, 2))
     return reshaped(TABLE["logical_not"].on_values(any_of(logical_and(same, later), axis=1)), index.shape)

@@ -13,6 +13,7 @@ from gradc.errors import DTypeError, ShapeError
 from gradc.ir import Value, apply
 from gradc.language.arguments import floating, normal_axes, normal_axis, value_of
 from gradc.language.calls import array_function
+from gradc.language.elementwise import stop_gradient
 from gradc.language.shaping import concat, reshaped
 from gradc.leaves import cast, constant
 from gradc.ops import TABLE
@@ -31,7 +32,7 @@ def accumulated_dtype(dtype: DType, wanted: Any) -> DType:
     """What sums and products of a dtype are held in: 64 bits for bools and integers, the dtype itself for floats."""
     if wanted is not None:
         return types.as_dtype(wanted)
-    return dtype if dtype.is_floating else types.uint64 if dtype.kind == "uint" else types.int64
+    return dtype if dtype.is_floating else types.uint64 if dtype.family == "uint" else types.int64
 
 
 def ordered(x: Any) -> Value:
@@ -125,8 +126,15 @@ def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool 
 
 @array_function
 def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Value:
-    """The square root of `var`."""
-    return TABLE["sqrt"].on_values(var(x, axis=axis, correction=correction, keepdims=keepdims))
+    """The square root of `var`. Where all elements are equal the derivative is 0."""
+    return root(var(x, axis=axis, correction=correction, keepdims=keepdims))
+
+
+def root(squares: Value) -> Value:
+    """The square root of a sum of squares. Where it is 0 so are all its derivatives, as in PyTorch: 0·inf would be nan."""
+    is_zero = TABLE["equal"].on_values(TABLE["sqrt"].on_values(squares), 0)
+    moving = TABLE["where"].on_values(is_zero, stop_gradient(squares), squares)
+    return TABLE["sqrt"].on_values(moving)
 
 
 @array_function

@@ -1,10 +1,12 @@
 """softmax, log_softmax and logsumexp in their stable forms: the largest element is taken out before exp.
 
-The variables here (peak, weight, total) name the values in graphs and kernels.
+The variables here (peak, weight, total) name the values in graphs and kernels. An empty axis has no largest element: softmax of nothing
+is nothing, and logsumexp of nothing is log(0).
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from gradc.ir import Value
@@ -13,6 +15,7 @@ from gradc.language.calls import array_function
 from gradc.language.elementwise import stop_gradient
 from gradc.language.reductions import max, sum
 from gradc.language.shaping import reshaped
+from gradc.leaves import constant
 from gradc.ops import TABLE
 
 log, exp, isfinite, where = (TABLE[name].on_values for name in ("log", "exp", "isfinite", "where"))
@@ -22,9 +25,12 @@ log, exp, isfinite, where = (TABLE[name].on_values for name in ("log", "exp", "i
 def softmax(x: Any, /, axis: Any = -1) -> Value:
     """exp(x) / sum(exp(x)) over `axis` (an int or a tuple), without overflow. A row of -inf gives NaN."""
     x = floating(x)
-    peak = stop_gradient(max(x, axis=axis, keepdims=True))
+    axes = normal_axes(axis, x.ndim)
+    if x.size == 0:
+        return x
+    peak = stop_gradient(max(x, axis=axes, keepdims=True))
     weight = exp(x - peak)
-    total = sum(weight, axis=axis, keepdims=True)
+    total = sum(weight, axis=axes, keepdims=True)
     return weight / total
 
 
@@ -32,18 +38,27 @@ def softmax(x: Any, /, axis: Any = -1) -> Value:
 def log_softmax(x: Any, /, axis: Any = -1) -> Value:
     """log(softmax(x)) over `axis` (an int or a tuple), without overflow or log(0)."""
     x = floating(x)
-    peak = stop_gradient(max(x, axis=axis, keepdims=True))
+    axes = normal_axes(axis, x.ndim)
+    if x.size == 0:
+        return x
+    peak = stop_gradient(max(x, axis=axes, keepdims=True))
     shifted = x - peak
-    total = sum(exp(shifted), axis=axis, keepdims=True)
+    total = sum(exp(shifted), axis=axes, keepdims=True)
     return shifted - log(total)
 
 
 @array_function
 def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Value:
-    """log(sum(exp(x))) over `axis` (None, an int or a tuple), without overflow. A row of -inf gives -inf."""
+    """log(sum(exp(x))) over `axis` (None, an int or a tuple), without overflow. A row of -inf gives -inf, with derivative 0."""
     x = floating(x)
     axes = normal_axes(axis, x.ndim)
+    kept = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    if x.size == 0:
+        ones = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+        return constant(-inf, x.dtype, ones if keepdims else kept)
     peak = stop_gradient(max(x, axis=axes, keepdims=True))
+    finite = isfinite(peak)
+    x = where(finite, x, stop_gradient(x))  # other rows have no derivative: there it would be exp(-inf - -inf)
     total = sum(exp(x - peak), axis=axes, keepdims=True)
-    result = where(isfinite(peak), log(total) + peak, peak)
-    return result if keepdims else reshaped(result, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+    result = where(finite, log(total) + peak, peak)
+    return result if keepdims else reshaped(result, kept)

@@ -83,7 +83,7 @@ def attend(
     if is_causal:
         rows, columns = scores.shape[-2:]
         scores = g.where(iota(columns, 1, 2) <= iota(rows, 0, 2), scores, -math.inf)
-    if mask is None:
+    if mask is None or scores.shape[-1] == 0:  # over no keys the sum is 0
         return g.einsum("...qk,...kd->...qd", drop(g.softmax(scores, axis=-1)), value)
     # The floor stands for -inf: a query that sees nothing then has finite (equal) weights, which the last line replaces by 0.
     floor = float(ml_dtypes.finfo(scores.dtype.compute.numpy).min) / 2

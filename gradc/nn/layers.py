@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradc import language as g
 from gradc import random, types
 from gradc.errors import DTypeError, ShapeError, UnsupportedError
-from gradc.ir import Value
+from gradc.ir import Value, apply
 from gradc.language.arguments import floating, value_of
 from gradc.language.calls import array_function
 from gradc.language.creation import iota
+from gradc.language.reductions import root
+from gradc.markers import Within
 from gradc.nn.activation import refuse_inplace
 
 
@@ -26,11 +29,17 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Value:
 
 @array_function
 def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Value:
-    """The rows of `weight` (V, D) at integers `input`, as (*input.shape, D). Row `padding_idx` gets no derivative."""
+    """The rows of `weight` (V, D) at integers `input`, as (*input.shape, D). Row `padding_idx` gets no derivative.
+
+    An integer that numbers no row is a ShapeError; a kernel gives NaN for it.
+    """
     index, weight = value_of(input), value_of(weight)
     if not index.dtype.is_integer:
         raise DTypeError(f"an embedding is looked up by integers, got {index.dtype}")
+    index = apply(Within(weight.shape[0], "row", f"{weight.shape[0]} rows"), index)
     rows = g.take(weight, index, axis=0)
+    if index.dtype.family == "int" and weight.dtype.is_floating:
+        rows = g.where(g.expand_dims(index >= 0, axis=-1), rows, math.nan)  # `take` counts them from the end
     if padding_idx is None:
         return rows
     return g.where(g.expand_dims(index == padding_idx % weight.shape[0], axis=-1), g.stop_gradient(rows), rows)
@@ -38,33 +47,52 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Value:
 
 @array_function
 def one_hot(tensor: Any, num_classes: int = -1) -> Value:
-    """1 at each integer and 0 elsewhere along a new last dimension of `num_classes` (int64)."""
+    """1 at each integer and 0 elsewhere along a new last dimension of `num_classes` (int64).
+
+    An integer that is no class is a ShapeError; a kernel gives zeros for it.
+    """
     if num_classes < 0:
         raise UnsupportedError(
             "one_hot needs num_classes: the largest element is known only when the program runs", advice="Pass num_classes."
         )
     index = value_of(tensor)
+    if not index.dtype.is_integer:
+        raise DTypeError(f"class numbers are integers, got {index.dtype}", advice="Cast them with astype.")
+    index = apply(Within(num_classes, "class", f"{num_classes} classes"), index)
     return g.astype(g.expand_dims(index, axis=-1) == iota(num_classes, index.ndim, index.ndim + 1), types.int64)
 
 
 @array_function
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
-    """x / max(‖x‖_p, eps) along `dim`. At x = 0 the derivative is that of x / eps."""
+    """x / max(‖x‖_p, eps) along `dim`, for any p: 0 counts the elements that are not 0. At x = 0 the derivative is that of x / eps."""
     x = floating(input)
     return x / norm_at_least(x, p, dim, eps)
 
 
 def norm_at_least(x: Value, p: float, axis: int, eps: float) -> Value:
-    """max(‖x‖_p, eps) along an axis that is kept; constant, so without derivative, where the norm is smaller."""
-    size = g.abs(x)
-    if p == float("inf"):
-        largest = g.max(size, axis=axis, keepdims=True)
-        return g.where(largest < eps, eps, largest)
-    power = x * x if p == 2 else size**p
-    total = g.sum(power, axis=axis, keepdims=True)
-    enough = total >= eps**p
-    root = g.where(enough, total, 1.0)
-    return g.where(enough, g.sqrt(root) if p == 2 else root ** (1 / p), eps)
+    """max(‖x‖_p, eps) along an axis that is kept; constant, so without derivative, where the norm is smaller. NaN stays."""
+    length = norm(x, p, axis)
+    return g.where(length < eps, eps, length)
+
+
+def norm(x: Value, p: float, axis: int) -> Value:
+    """(Σ|x|^p)^(1/p) along an axis that is kept; for p = 0 how many are not 0. An element that is 0 has derivative 0."""
+    if abs(p) == math.inf:
+        return (g.max if p > 0 else g.min)(g.abs(x), axis=axis, keepdims=True)
+    if p == 0:
+        return g.sum(g.astype(x != 0, x.dtype), axis=axis, keepdims=True)
+    if p == 2:
+        return root(g.sum(x * x, axis=axis, keepdims=True))
+    total = g.sum(power(g.abs(x), p), axis=axis, keepdims=True)
+    return total if p == 1 else power(total, 1 / p)
+
+
+def power(x: Value, exponent: float) -> Value:
+    """x^exponent for x ≥ 0, with all derivatives 0 at 0, where a slope would be infinite and 0·inf nan."""
+    if exponent == 1:
+        return x
+    is_zero = x == 0
+    return g.where(is_zero, 0.0 if exponent > 0 else math.inf, g.where(is_zero, 1.0, x) ** exponent)
 
 
 @array_function

@@ -92,10 +92,10 @@ def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0
 
 @array_function
 def hinge_embedding_loss(input: Any, target: Any, margin: float = 1.0, reduction: str = "mean") -> Value:
-    """x where y is 1, max(0, margin - x) where y is -1."""
+    """x where y is 1, max(0, margin - x) where y is -1; for any other y, as in PyTorch, the sum of both."""
     x, y = floating(input), value_of(target)
     gap = margin - x
-    return reduce_loss(g.where(y == 1, x, 0.0) + g.where(y == -1, g.where(gap < 0, 0.0, gap), 0.0), reduction)
+    return reduce_loss(g.where(y != -1, x, 0.0) + g.where(y != 1, g.where(gap < 0, 0.0, gap), 0.0), reduction)
 
 
 def same_shape(input: Value, target: Value) -> None:

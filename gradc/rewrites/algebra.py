@@ -11,7 +11,8 @@ import numpy as np
 
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Constant, constant, constant_of
-from gradc.rewrites.matching import built, inside, is_below_its_maximum, negated, numbered, quotient, spread
+from gradc.ranges import is_below_its_maximum
+from gradc.rewrites.matching import built, inside, negated, numbered, quotient, spread
 from gradc.rewrites.rule import DERIVATIVE, ELEMENTWISE, REAL, rewrite
 
 
@@ -83,7 +84,7 @@ def sign_outside(value: Value) -> Value | None:
 def times_one(value: Value) -> Value | None:
     """x·1 = x, x·(-1) = -x"""
     for number, other in numbered(value):
-        if number in (1, -1) and value.dtype.kind != "bool":
+        if number in (1, -1) and value.dtype.family != "bool":
             return other if number == 1 else built("negative", other)
     return None
 
@@ -204,7 +205,7 @@ def number_less_difference(value: Value) -> Value | None:
 def double(value: Value) -> Value | None:
     """a + a = 2·a"""
     a, b = value.operands
-    return _times(a, 2) if a is b and value.dtype.kind != "bool" else None
+    return _times(a, 2) if a is b and value.dtype.family != "bool" else None
 
 
 @rewrite("add", "subtract", holds=DERIVATIVE)
@@ -290,7 +291,7 @@ def condition_itself(value: Value) -> Value | None:
     """where(c, true, false) = c, where(c, false, true) = not c"""
     condition, a, b = value.operands
     yes, no = constant_of(a), constant_of(b)
-    if value.dtype.kind != "bool" or yes is None or no is None or yes is no:
+    if value.dtype.family != "bool" or yes is None or no is None or yes is no:
         return None
     return condition if yes else built("logical_not", condition)
 

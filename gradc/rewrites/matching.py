@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradc import types
 from gradc.ir import Value, apply
-from gradc.leaves import Broadcast, Reshape, constant, constant_of
+from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant, constant_of
+from gradc.ranges import is_at_most_one
 from gradc.structure import Permute, Reduce, StopGradient
 from gradc.table import TABLE
 from gradc.types import Shape
@@ -179,18 +181,33 @@ def is_share(value: Value, axes: Sequence[int]) -> bool:
     return whole.operation == Reduce("sum", tuple(axes)) and whole.operands[0] is e
 
 
-def is_below_its_maximum(value: Value) -> bool:
-    """Whether the Value is x - max(x), over whichever axes: nowhere positive."""
-    x, peak = inside(value, "subtract") or (None, None)
-    if x is None or peak is None or not isinstance(peak.operation, Broadcast):
-        return False
-    along = [axis for axis in peak.operation.axes if x.shape[axis] != 1]
-    top = peak.operands[0]
-    while isinstance(top.operation, StopGradient | Reshape | Broadcast) and top.operands[0].size == top.size:
-        top = top.operands[0]
-    if not isinstance(top.operation, Reduce) or top.operation.kind != "max" or top.operands[0] is not x:
-        return False
-    return along == [axis for axis in without(top.operation.axes, x.shape) if x.shape[axis] != 1]
+def fits_instead(rest: Value, steps: Sequence[Factor], whole: Value) -> bool:
+    """Whether `rest` may be rounded to its dtype, as an operand of a contraction is, where `whole`, with these steps, was.
+
+    Only float16 has less than the range of what it is computed in. Taking a number off what lies in memory as float16 is within it,
+    taking its sum off what is at most 1, and taking off what a rewrite put there; and so are the derivatives of these.
+    """
+    if rest.dtype != types.float16 or is_made_of_written(whole):
+        return True
+    if is_at_most_one(rest):
+        return all(name == "divide" for name, _ in steps)
+    return _lies_in_memory(rest) and all(other is None or constant_of(other) is not None for _, other in steps)
+
+
+def is_made_of_written(value: Value) -> bool:
+    """Whether a Value is no more than a quotient, a multiple or the negative of what the user wrote, which rewrites made."""
+    top: Value | None = value
+    while top is not None and top.auxiliary:
+        numbers, (first, *_) = numbered(top), inside(top, "divide") or inside(top, "negative") or (None,)
+        top = numbers[0][1] if numbers else first
+    return value.auxiliary and top is not None
+
+
+def _lies_in_memory(x: Value) -> bool:
+    """Whether a Value is an argument, a number or something cast, repeated or seen in another order."""
+    while isinstance(x.operation, Broadcast | Reshape | Permute | StopGradient) or inside(x, "negative"):
+        (x,) = x.operands
+    return isinstance(x.operation, Input | Literal | Cast | Constant)
 
 
 def squeezed(x: Value) -> Value:

@@ -11,15 +11,17 @@ from math import prod
 from gradc import types
 from gradc.ir import Value, apply
 from gradc.leaves import Broadcast, Cast, Input, Iota, Reshape, broadcast_to, cast, constant, constant_of
+from gradc.ranges import is_at_most_one
 from gradc.rewrites.matching import (
     Factor,
     built,
     dropped,
     factors,
+    fits_instead,
     inside,
-    is_below_its_maximum,
     is_constant_along,
     is_deviation,
+    is_made_of_written,
     is_share,
     put_together,
     spread,
@@ -171,22 +173,29 @@ def contraction_of_permuted(value: Value) -> Value | None:
 
 @rewrite("contract", holds=REAL)
 def contraction_of_repeated(value: Value) -> Value | None:
-    """A contraction with a repeated operand contracts what is repeated: the other operand is summed first where it must be."""
+    """A contraction with a repeated operand contracts what is repeated: the other operand is summed first where it must be.
+
+    Not in float16 where that sum, which may overflow, would still be multiplied by the matrix unit.
+    """
     for side in (0, 1):
         x, labels = value.operands[side], (value.operation.lhs, value.operation.rhs)[side]
         if isinstance(x.operation, Broadcast) and 0 not in x.shape:
             repeated = without(x.operation.axes, x.shape)
-            return _contracted(value, side, dropped(x, repeated), [labels[axis] for axis in repeated])
+            found = _contracted(value, side, dropped(x, repeated), [labels[axis] for axis in repeated])
+            if found is not None:
+                return found
     return None
 
 
-def _contracted(value: Value, side: int, x: Value, gone: Sequence[int]) -> Value:
-    """The contraction with `x`, which lacks the labels `gone`, in place of operand `side`."""
+def _contracted(value: Value, side: int, x: Value, gone: Sequence[int]) -> Value | None:
+    """The contraction with `x`, which lacks the labels `gone`, in place of operand `side`; None where that leaves the range."""
     operation, other = value.operation, value.operands[1 - side]
     labels, others = (operation.lhs, operation.rhs)[:: 1 - 2 * side]
     labels = tuple(label for label in labels if label not in gone)
     summed = tuple(i for i, label in enumerate(others) if label in gone and label not in operation.out)
     if summed:
+        if value.dtype == types.float16 and not set(labels) <= set(operation.out):
+            return None
         other, others = apply(Reduce("sum", summed), other), tuple(label for i, label in enumerate(others) if i not in summed)
     out = tuple(label for label in operation.out if label in labels or label in others)
     product = apply(Contract(labels, others, out), x, other) if side == 0 else apply(Contract(others, labels, out), other, x)
@@ -226,7 +235,9 @@ def factors_leave_contraction(value: Value) -> Value | None:
     """contract(x/l, y) = contract(x, y)/l for an l that does not vary along what is summed; numbers and signs likewise.
 
     In derivatives every such factor leaves; in what the user wrote only numbers, signs and divisors do, because the
-    derivative of o = a·f needs a, which nothing keeps, where that of o = a/l needs only o. Floats as in `factors_leave_sum`.
+    derivative of o = a·f needs a, which nothing keeps, where that of o = a/l needs only o. Floats as in `factors_leave_sum`,
+    but nothing is rounded to float16 that may lie outside its range where x/l did not. What has left one contraction stops before
+    the next: x/l is what the user wrote, and what is kept.
     """
     operation = value.operation
     for side, labels in enumerate((operation.lhs, operation.rhs)):
@@ -236,6 +247,8 @@ def factors_leave_contraction(value: Value) -> Value | None:
             continue
         rest, steps = factors(x, summed, bool(value.note))
         if rest is None or not steps or not (value.note or all(_is_light(step) for step in steps)):
+            continue
+        if not fits_instead(rest, steps, x) or (isinstance(rest.operation, Contract) and rest.auxiliary and not x.auxiliary):
             continue
         own = [operation.out.index(label) for label in labels if label in operation.out]
         spread_steps = [(name, None if other is None else spread(other, value.shape, own)) for name, other in steps]
@@ -260,7 +273,7 @@ def divisors_leave_rounded_contraction(value: Value) -> Value | None:
         rest, steps = factors(rounded.operands[0], summed, False)
         if rest is None or rest.dtype != types.float32 or not steps or any(name != "divide" for name, _ in steps):
             continue
-        if value.dtype != types.bfloat16 and not _is_at_most_one(rest):
+        if value.dtype != types.bfloat16 and not is_at_most_one(rest):
             continue
         own = [operation.out.index(label) for label in labels if label in operation.out]
         spread_steps = [(name, None if other is None else spread(other, value.shape, own)) for name, other in steps]
@@ -268,14 +281,6 @@ def divisors_leave_rounded_contraction(value: Value) -> Value | None:
         product = apply(operation, *((x, value.operands[1]) if side == 0 else (value.operands[0], x)))
         return cast(put_together(cast(product, types.float32), spread_steps), value.dtype)
     return None
-
-
-def _is_at_most_one(value: Value) -> bool:
-    """Whether a Value is exp(x - max(x)), or that or 0."""
-    if (operands := inside(value, "where")) and constant_of(operands[2]) == 0:
-        value = operands[1]
-    power = inside(value, "exp")
-    return power is not None and is_below_its_maximum(power[0])
 
 
 def _is_light(step: Factor) -> bool:
@@ -288,7 +293,8 @@ def _is_light(step: Factor) -> bool:
 def divisors_join_what_is_computed(value: Value) -> Value | None:
     """contract(e, x/l) = contract(e/l, x) for an argument x: it meets the matrix unit as it is, and only e/l is rounded.
 
-    l varies along dimensions of both alone. Where l is 0, both sides are inf or nan.
+    l varies along dimensions of both alone. Where l is 0, both sides are inf or nan. In float16, where little may be left of a small
+    quotient, it is done to those alone that a rewrite made of what the user wrote.
     """
     operation = value.operation
     for side, labels in enumerate((operation.lhs, operation.rhs)):
@@ -297,9 +303,12 @@ def divisors_join_what_is_computed(value: Value) -> Value | None:
         if x is None or l is None or not isinstance(l.operation, Broadcast):
             continue
         along = [labels[axis] for axis in l.operation.axes]
-        if not _is_given(x) or _is_given(other) or not set(along) <= set(others):
+        narrow = value.dtype == types.float16
+        wanted = is_made_of_written(value.operands[side]) if narrow else _is_given(x) and not _is_given(other)
+        if not wanted or not set(along) <= set(others):
             continue
         quotient = built("divide", other, spread(l.operands[0], other.shape, [others.index(label) for label in along]))
+        quotient.auxiliary = not narrow and quotient.auxiliary  # this is what the user divided
         return apply(operation, *((x, quotient) if side == 0 else (quotient, x)))
     return None
 
@@ -319,7 +328,7 @@ def scatter_of_one(value: Value) -> Value | None:
     if updates.shape[axis] != 1 or index.shape[axis] != 1 or value.size == 0:
         return None
     place = index = cast(index, types.int64) if index.dtype.itemsize < 4 else index  # every position fits in 32 bits
-    if index.dtype.kind == "int":
+    if index.dtype.family == "int":
         end = constant(size, index.dtype, index.shape)
         place = built("where", built("less", index, constant(0, index.dtype, index.shape)), built("add", index, end), index)
     position = spread(apply(Iota(size, index.dtype)), value.shape, [axis])

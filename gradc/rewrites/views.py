@@ -186,7 +186,7 @@ def merge_casts(value: Value) -> Value | None:
     origin = x.operands[0]
     if x.dtype.compute != x.dtype and not _is_rounded(origin):
         return None  # this cast rounds
-    wraps = x.dtype.is_floating and (origin.dtype.kind, value.dtype.kind) == ("int", "uint")
+    wraps = x.dtype.is_floating and (origin.dtype.family, value.dtype.family) == ("int", "uint")
     if not holds_all(x.dtype, origin.dtype) or wraps:
         return None
     if origin.dtype != value.dtype:
@@ -206,13 +206,13 @@ MANTISSA = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
 def holds_all(wide: DType, narrow: DType) -> bool:
     """Whether every value of `narrow` is one of `wide`."""
-    if wide == narrow or narrow.kind == "bool":
+    if wide == narrow or narrow.family == "bool":
         return True
     if wide.is_floating and narrow.is_floating:
         return wide.itemsize > narrow.itemsize
-    bits = 8 * narrow.itemsize - (narrow.kind == "int")
+    bits = 8 * narrow.itemsize - (narrow.family == "int")
     if wide.is_floating:
         return narrow.is_integer and bits <= MANTISSA[wide.name]
-    if narrow.is_floating or wide.kind == "bool" or (wide.kind, narrow.kind) == ("uint", "int"):
+    if narrow.is_floating or wide.family == "bool" or (wide.family, narrow.family) == ("uint", "int"):
         return False
-    return bits <= 8 * wide.itemsize - (wide.kind == "int")
+    return bits <= 8 * wide.itemsize - (wide.family == "int")
