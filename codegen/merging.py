@@ -6,7 +6,7 @@ and no circle of kernels that wait for each other. Nothing is emitted here, and 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,16 +240,16 @@ def indirect_needs(stages: Sequence[Stage], done: Sequence[Any]) -> dict[Value, 
     writer = {value: kernel for kernel in done for value in kernel.writes}
     names = {stage.value for stage in stages}
 
-    def behind(buffers: Sequence[Value] | frozenset[Value], seen: set) -> set[Value]:
-        found: set[Value] = set()
-        for buffer in buffers:
-            kernel = writer.get(buffer)
+    def behind(buffers: Iterable[Value]) -> Iterator[Value]:
+        waiting, seen = list(buffers), set[Any]()
+        while waiting:
+            kernel = writer.get(waiting.pop())
             if kernel is not None and kernel not in seen:
                 seen.add(kernel)
-                found |= {value for value in kernel.reads if value in names} | behind(kernel.reads, seen)
-        return found
+                waiting += kernel.reads
+                yield from kernel.reads & names
 
-    return {stage.value: frozenset(behind([access.buffer for access in stage.accesses], set())) for stage in stages}
+    return {stage.value: frozenset(behind(access.buffer for access in stage.accesses)) for stage in stages}
 
 
 def _required(p: Plan | None) -> Plan:
