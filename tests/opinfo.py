@@ -48,6 +48,7 @@ CONVENTIONS: dict[str, str] = {
     r"^squeeze\S* .*is not of size 1": "`squeeze` of an axis that is not 1 long is refused (array API); PyTorch leaves it.",
     r"^cat .*axis 1 is out of range": "An empty 1-d array does not concatenate with arrays of other shapes.",
     r"^tensordot .*differ in size": "The axes that `tensordot` and `einsum` sum over are of one size; PyTorch stretches 1.",
+    r"^gather .*: indices of": "The indices of `take_along_axis` have as many dimensions as the array; PyTorch takes empty ones of any.",
     r"^masked_fill bool": "A Python number beside bools makes the result a number's; PyTorch casts it to bool.",
     r"^remainder float\d+ value: -?0.0, not -?0.0": "A rest that is 0 has the divisor's sign (array API).",
     r"^nn.functional.(relu|relu6|softshrink) float\d+ value: 0.0, not -0.0": "`relu`, `relu6` and `softshrink` of -0 or a number they cut off are 0.",
@@ -166,7 +167,7 @@ WORDS: dict[str, Callable[..., Any]] = {
     "mm": gradc.matmul, "bmm": gradc.matmul, "mv": gradc.matmul, "__rmatmul__": lambda x, y: gradc.matmul(y, x),
     "masked_fill": lambda x, mask, value: gradc.where(mask, value, x), "square": gradc.square, "broadcast_tensors": gradc.broadcast_arrays,
     "meshgrid": lambda *tensors, indexing="ij": gradc.meshgrid(*(tensors[0] if isinstance(tensors[0], list | tuple) else tensors), indexing=indexing),
-    "unbind": lambda x, dim=0: gradc.unstack(x, axis=dim), "special.erfcx": None, "expand": _expanded, "embedding": lambda weight, index, **rest: nn.embedding(index, weight, **rest),
+    "unbind": lambda x, dim=0: gradc.unstack(x, axis=dim), "special.erfcx": None, "expand": _expanded, "nn.functional.embedding": lambda weight, index, **rest: nn.embedding(index, weight, **rest),
     "logit": None, "rad2deg": None, "xlogy": None, "special.expit": gradc.sigmoid,
 } | {name: _reduced(name) for name in ("sum", "prod", "mean", "any", "all", "argmax", "argmin", "count_nonzero")}  # fmt: skip
 
