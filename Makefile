@@ -8,7 +8,7 @@ WORKERS   ?= auto
 BIN       := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: test demo lint types tree golden gallery benchmarks gpu wheels readme clean
+.PHONY: test demo lint types tree golden gallery benchmarks ttsem gpu wheels readme clean
 
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -33,9 +33,14 @@ types: $(INSTALLED) tree
 golden: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -k golden --update-golden
 
-# Writes docs/gallery: what becomes of the functions of examples/gallery.py.
+# Exports of the benchmarks and the gallery by a second executor; a few of them run with `make test`.
+ttsem: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) -m ttsem --whole
+
+# Writes docs/gallery, what becomes of the functions of examples/gallery.py, and docs/conventions.md.
 gallery: $(INSTALLED)
 	$(BIN)/python -m examples.document
+	$(BIN)/python -m examples.conventions
 
 benchmarks: $(INSTALLED)
 	$(BIN)/python -m benchmarks
@@ -64,4 +69,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("gradc needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[triton,dev]'
+	-$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --ignore-requires-python ttsem
 	touch $@

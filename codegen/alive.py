@@ -47,6 +47,10 @@ def folds(stages: Sequence[Stage]) -> int:
 
 def _waiting(stages: Sequence[Stage], inner: frozenset[Axis], partial: frozenset[Value]) -> float:
     """The most tiles that are used both before and after some reduction along the inner axes is finished."""
+    if not any(
+        crosses(node, tuple(inner)) for stage in stages for node in (*stage.inner, *([stage.heavy] if stage.heavy else ()))
+    ):
+        return 0.0
     nodes = joined(stages)
     carried = [nodes[stage.heavy] for stage in stages if stage.value in partial and stage.heavy is not None]
     order = walk([*(nodes[stage.root] for stage in stages if stage.value not in partial), *carried])

@@ -27,10 +27,12 @@ class Families:
         self.parent: dict = {}
 
     def find(self, item):
-        parent = self.parent.setdefault(item, item)
-        if parent != item:
-            parent = self.parent[item] = self.find(parent)
-        return parent
+        root = self.parent.setdefault(item, item)
+        while root != self.parent[root]:
+            root = self.parent[root]
+        while item != root:
+            self.parent[item], item = root, self.parent[item]
+        return root
 
     def join(self, a, b) -> None:
         self.parent[self.find(a)] = self.find(b)

@@ -6,20 +6,20 @@ and no circle of kernels that wait for each other. Nothing is emitted here, and 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gradc.codegen.axes import Families
 from gradc.codegen.device import Device
 from gradc.codegen.index import Axis
+from gradc.codegen.lengths import MOST_ARRAYS, MOST_MERGED
 from gradc.codegen.plan import Plan, Setting
 from gradc.codegen.roles import plan
 from gradc.codegen.stages import Stage, State
 from gradc.ir import Value
 
 TOGETHER_AT_MOST = 32768  # points of a stage that one program may go through with all it shares anything with
-MOST_ARRAYS = 200  # arrays one kernel may name: its parameters have to fit in 4 kB
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +121,19 @@ class Merger:
         for stage in elementwise:
             members.setdefault(families.find(stage.value.number), []).append(stage.value)
         for values in members.values():
-            arrays = {access.buffer for value in values for access in self.stages[value].accesses}
-            fits = 1 < len(values) and len(values) + len(arrays) <= MOST_ARRAYS
-            if fits and not self._makes_cycle(frozenset(values)) and self._group(values).plan is not None:
+            if (
+                len(values) > 1
+                and self._is_short(values)
+                and not self._makes_cycle(frozenset(values))
+                and self._group(values).plan is not None
+            ):
                 yield tuple(values)
+
+    def _is_short(self, values: Sequence[Value]) -> bool:
+        """Whether one kernel may have all these stages: it names few enough arrays, and is not too long."""
+        stages = [self.stages[value] for value in values]
+        arrays = {access.buffer for stage in stages for access in stage.accesses}
+        return len(arrays) + len(stages) <= MOST_ARRAYS and sum(len(stage.nodes) for stage in stages) <= MOST_MERGED
 
     # Merges ----------------------------------------------------------------------------------------------------------
 
@@ -144,10 +153,8 @@ class Merger:
 
     def _saving(self, a: Group, b: Group) -> float:
         """Seconds saved by merging two groups; not positive where it cannot or should not be done."""
-        arrays = {access.buffer for value in (*a.members, *b.members) for access in self.stages[value].accesses}
-        if len(arrays) + len(a.members) + len(b.members) > MOST_ARRAYS or self._makes_cycle(
-            frozenset((*a.members, *b.members))
-        ):
+        members = (*a.members, *b.members)
+        if not self._is_short(members) or self._makes_cycle(frozenset(members)):
             return 0.0
         waiting = self._kept_waiting(a, b)
         if waiting & self.large and not self._axes(a) & self._axes(b):
@@ -233,16 +240,16 @@ def indirect_needs(stages: Sequence[Stage], done: Sequence[Any]) -> dict[Value, 
     writer = {value: kernel for kernel in done for value in kernel.writes}
     names = {stage.value for stage in stages}
 
-    def behind(buffers: Sequence[Value] | frozenset[Value], seen: set) -> set[Value]:
-        found: set[Value] = set()
-        for buffer in buffers:
-            kernel = writer.get(buffer)
+    def behind(buffers: Iterable[Value]) -> Iterator[Value]:
+        waiting, seen = list(buffers), set[Any]()
+        while waiting:
+            kernel = writer.get(waiting.pop())
             if kernel is not None and kernel not in seen:
                 seen.add(kernel)
-                found |= {value for value in kernel.reads if value in names} | behind(kernel.reads, seen)
-        return found
+                waiting += kernel.reads
+                yield from kernel.reads & names
 
-    return {stage.value: frozenset(behind([access.buffer for access in stage.accesses], set())) for stage in stages}
+    return {stage.value: frozenset(behind(access.buffer for access in stage.accesses)) for stage in stages}
 
 
 def _required(p: Plan | None) -> Plan:

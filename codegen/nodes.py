@@ -1,14 +1,14 @@
 """Expressions of a kernel: what a Value is at one index, with every view turned into index arithmetic and masks.
 
-`Puller.at(value, index)` follows operands down to what is loaded from memory, to constants, or to a reduction computed in
-the same kernel. Nothing here decides what a kernel computes or in which order.
+A `Puller` follows a Value at an index down to what is loaded from memory, to constants, or to a reduction computed in the
+same kernel. Nothing here decides what a kernel computes or in which order.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from gradc.errors import UnsupportedError
 from gradc.ir import Value
 from gradc.leaves import Broadcast, Cast, Constant, Input, Iota, Literal, Reshape
 from gradc.types import DType, row_major
+from gradc.walks import Walk, walked
 
 Indices = tuple[Index, ...]
 
@@ -108,8 +109,8 @@ def has_datum(index: Index) -> bool:
 class Puller:
     """Builds the expressions of one kernel. `stored` Values are loaded; reductions not stored are computed in place.
 
-    An expression at the same index is built once. A reduction is only shared at its own axes: elsewhere `at` raises
-    NotSharedError and the caller stores it.
+    An expression at the same index is built once. A reduction is only shared at its own axes: elsewhere NotSharedError is
+    raised and the caller stores it.
     """
 
     def __init__(self, axes: AxisMap, stored: Callable[[Value], bool]):
@@ -122,15 +123,15 @@ class Puller:
     def at_own_axes(self, value: Value, compute: bool = False) -> Node:
         """`value` over its own axes; with `compute`, even where it is also stored."""
         own = tuple(index_over(axes) for axes in self.axes.domain(value)[0])
-        return self._build(value, own, ()) if compute and not is_leaf(value) else self.at(value, own)
+        return walked(self._build(value, own, ()) if compute and not is_leaf(value) else self._at(value, own))
 
-    def at(self, value: Value, index: Indices, guards: tuple[Guard, ...] = ()) -> Node:
+    def _at(self, value: Value, index: Indices, guards: tuple[Guard, ...] = ()) -> Walk[Node]:
         key = (value, index, guards)
         if key not in self._memo:
             if is_leaf(value) or self.stored(value):
                 self._memo[key] = self._load(value, index, tuple(guard for guard in guards if not guard.always()))
             else:
-                self._memo[key] = self._build(value, index, guards)
+                self._memo[key] = yield self._build(value, index, guards)
         return self._memo[key]
 
     def _load(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
@@ -151,12 +152,15 @@ class Puller:
     def _zero(self, value: Value) -> Node:
         return Node("constant", (), value.dtype, value, 0.0 if value.dtype.is_floating else value.dtype.is_integer and 0)
 
-    def _build(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
+    def _build(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Walk[Node]:
         if value in self.overrides:
-            return self.at(self.overrides[value], index, guards)
+            return (yield self._at(self.overrides[value], index, guards))
         operation = value.operation
         if isinstance(operation, ops.Elementwise):
-            return self._apply(value, operation, [self.at(x, index, guards) for x in value.operands])
+            operands = []
+            for x in value.operands:
+                operands.append((yield self._at(x, index, guards)))
+            return self._apply(value, operation, operands)
         if isinstance(operation, Constant):
             return Node("constant", (), value.dtype, value, operation.value)
         if isinstance(operation, Iota):
@@ -164,14 +168,14 @@ class Puller:
                 return Node("constant", (), value.dtype, value, index[0].offset)
             return Node("position", tuple(data_of(index)), value.dtype, value, index[0], index[0].axes)
         if isinstance(operation, Cast):
-            x = self.at(value.operands[0], index, guards)
+            x = yield self._at(value.operands[0], index, guards)
             return Node("cast", (x,), value.dtype, value, operation.dtype, x.axes)
         if isinstance(operation, structure.Marker):
-            x = self.at(value.operands[0], index, guards)
+            x = yield self._at(value.operands[0], index, guards)
             return self._as_held(value, x) if isinstance(operation, structure.Keep) else self._labelled(value, x)
         if isinstance(operation, structure.Reduce | structure.Contract | structure.Cumulative):
-            return self._reduction(value, index)
-        return self._view(value, index, guards)
+            return (yield self._reduction(value, index))
+        return (yield self._view(value, index, guards))
 
     def _labelled(self, value: Value, x: Node) -> Node:
         """What a marker passes through, under the marker's dtype."""
@@ -193,38 +197,17 @@ class Puller:
 
     # Views ----------------------------------------------------------------------------------------------------------
 
-    def _view(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Node:
+    def _view(self, value: Value, index: Indices, guards: tuple[Guard, ...]) -> Walk[Node]:
         operation, x = value.operation, value.operands[0]
-        if isinstance(operation, Broadcast):
-            return self.at(
-                x, tuple(index[axis] if n != 1 else Index() for axis, n in zip(operation.axes, x.shape, strict=True)), guards
-            )
-        if isinstance(operation, structure.Permute):
-            return self.at(x, tuple(index[operation.axes.index(axis)] for axis in range(x.ndim)), guards)
-        if isinstance(operation, Reshape):
-            return self.at(x, reshape_index(index, value.shape, x.shape), guards)
-        if isinstance(operation, structure.Slice):
-            moved = tuple(
-                i.scaled(step) + start for i, start, step in zip(index, operation.starts, operation.steps, strict=True)
-            )
-            return self.at(x, moved, guards)
-        if isinstance(operation, structure.Flip):
-            moved = tuple(
-                i.scaled(-1) + (n - 1) if axis in operation.axes else i
-                for axis, (i, n) in enumerate(zip(index, x.shape, strict=True))
-            )
-            return self.at(x, moved, guards)
         if isinstance(operation, structure.Pad):
             return self._pad(value, operation, index, guards)
         if isinstance(operation, structure.Concatenate):
             return self._concatenate(value, operation, index, guards)
         if isinstance(operation, structure.Gather):
             return self._gather(value, operation, index, guards)
-        raise UnsupportedError(
-            f"no kernel can be made for {operation.name}", source=value.source, advice="Use backend='numpy'."
-        )
+        return self._at(x, moved_index(value, index), guards)
 
-    def _pad(self, value: Value, pad: structure.Pad, index: Indices, guards: tuple[Guard, ...]) -> Node:
+    def _pad(self, value: Value, pad: structure.Pad, index: Indices, guards: tuple[Guard, ...]) -> Walk[Node]:
         inside, moved = [], []
         for i, n, low, interior in zip(index, value.operands[0].shape, pad.low, pad.interior, strict=True):
             step = interior + 1
@@ -233,9 +216,12 @@ class Puller:
         needed = tuple(guard for guard in inside if not guard.always())
         if any(guard.never() for guard in needed):
             return self._zero(value)
-        return self._select(value, needed, self.at(value.operands[0], tuple(moved), (*guards, *needed)), self._zero(value))
+        x = yield self._at(value.operands[0], tuple(moved), (*guards, *needed))
+        return self._select(value, needed, x, self._zero(value))
 
-    def _concatenate(self, value: Value, concatenate: structure.Concatenate, index: Indices, guards: tuple[Guard, ...]) -> Node:
+    def _concatenate(
+        self, value: Value, concatenate: structure.Concatenate, index: Indices, guards: tuple[Guard, ...]
+    ) -> Walk[Node]:
         axis, stop = concatenate.axis, value.shape[concatenate.axis]
         result: Node | None = None
         for x in reversed(value.operands):
@@ -244,7 +230,7 @@ class Puller:
             if here.never() or here.low == here.high:
                 continue
             moved = tuple(i + (-here.low) if d == axis else i for d, i in enumerate(index))
-            part = self.at(x, moved, guards if here.always() else (*guards, here))
+            part = yield self._at(x, moved, guards if here.always() else (*guards, here))
             result = part if result is None else self._select(value, (Guard(index[axis], 0, here.high),), part, result)
         return result if result is not None else self._zero(value)
 
@@ -260,14 +246,14 @@ class Puller:
             chosen = self._apply(value, ops.TABLE["where"], [condition, chosen, other])
         return chosen
 
-    def _gather(self, value: Value, gather: structure.Gather, index: Indices, guards: tuple[Guard, ...]) -> Node:
+    def _gather(self, value: Value, gather: structure.Gather, index: Indices, guards: tuple[Guard, ...]) -> Walk[Node]:
         x, where = value.operands
-        place = self.at(where, tuple(i if n != 1 else Index() for i, n in zip(index, where.shape, strict=True)), guards)
+        place = yield self._at(where, tuple(i if n != 1 else Index() for i, n in zip(index, where.shape, strict=True)), guards)
         size = x.shape[gather.axis]
         datum = Index(((self._data.setdefault(place, Datum(place, size)), 1),))
         moved = tuple(datum if axis == gather.axis else i for axis, i in enumerate(index))
         inside = Guard(datum, 0, size)
-        found = self.at(x, moved, (*guards, inside))
+        found = yield self._at(x, moved, (*guards, inside))
         load = found.operands[0] if found.kind == "cast" else found
         if load.kind == "load" and inside in set(load.detail.guards):
             return found
@@ -276,16 +262,16 @@ class Puller:
 
     # Reductions -----------------------------------------------------------------------------------------------------
 
-    def _reduction(self, value: Value, index: Indices) -> Node:
+    def _reduction(self, value: Value, index: Indices) -> Walk[Node]:
         own, summed = self.axes.domain(value)
         operation = value.operation
         at_home = index == tuple(index_over(axes) for axes in own)
         if not at_home and value not in self.axes.recomputed:
             raise NotSharedError(value)
         if isinstance(operation, structure.Contract):
-            return self._contract(value, operation, index, summed if at_home else _beside(summed, index))
+            return (yield self._contract(value, operation, index, summed if at_home else _beside(summed, index)))
         if isinstance(operation, structure.Cumulative):
-            x = self.at(value.operands[0], index)
+            x = yield self._at(value.operands[0], index)
             if len(own[operation.axis]) > 1:
                 raise UnsupportedError("a cumulative sum along a split axis", source=value.source)
             return Node(
@@ -293,7 +279,7 @@ class Puller:
             )
         summed = summed if at_home else _beside(summed, index)
         inner, outer = (index_over(axes) for axes in summed), iter(index)
-        x = self.at(
+        x = yield self._at(
             value.operands[0], tuple(next(inner if d in operation.axes else outer) for d in range(value.operands[0].ndim))
         )
         flat = tuple(axis for axes in summed for axis in axes)
@@ -301,15 +287,14 @@ class Puller:
 
     def _contract(
         self, value: Value, contract: structure.Contract, index: Indices, summed: tuple[tuple[Axis, ...], ...]
-    ) -> Node:
+    ) -> Walk[Node]:
         """A product of matrices, or a sum of a product where one side is a vector. `index` is where in the result."""
         at = dict(zip(contract.out, index, strict=True))
         folded = [label for label in contract.lhs if label not in at]
         at |= {label: index_over(axes) for label, axes in zip(folded, summed, strict=True)}
-        a, b = (
-            self.at(x, tuple(at[label] for label in labels))
-            for x, labels in zip(value.operands, (contract.lhs, contract.rhs), strict=True)
-        )
+        x, y = value.operands
+        a = yield self._at(x, tuple(at[label] for label in contract.lhs))
+        b = yield self._at(y, tuple(at[label] for label in contract.rhs))
 
         def axes(labels) -> tuple[Axis, ...]:
             return tuple(dict.fromkeys(axis for label in labels for term, _ in at[label].terms for axis in term_axes(term)))
@@ -357,6 +342,25 @@ def is_leaf(value: Value) -> bool:
     return isinstance(value.operation, Input | Literal)
 
 
+def moved_index(value: Value, index: Indices) -> Indices:
+    """Where the operand of a view is read for the result at `index`. Raises UnsupportedError for what is no view."""
+    operation, x = value.operation, value.operands[0]
+    if isinstance(operation, Broadcast):
+        return tuple(index[axis] if n != 1 else Index() for axis, n in zip(operation.axes, x.shape, strict=True))
+    if isinstance(operation, structure.Permute):
+        return tuple(index[operation.axes.index(axis)] for axis in range(x.ndim))
+    if isinstance(operation, Reshape):
+        return reshape_index(index, value.shape, x.shape)
+    if isinstance(operation, structure.Slice):
+        return tuple(i.scaled(step) + start for i, start, step in zip(index, operation.starts, operation.steps, strict=True))
+    if isinstance(operation, structure.Flip):
+        return tuple(
+            i.scaled(-1) + (n - 1) if axis in operation.axes else i
+            for axis, (i, n) in enumerate(zip(index, x.shape, strict=True))
+        )
+    raise UnsupportedError(f"no kernel can be made for {operation.name}", source=value.source, advice="Use backend='numpy'.")
+
+
 def data_of(index: Indices) -> Iterator[Node]:
     """The expressions that an index is gathered from."""
     for part in index:
@@ -392,24 +396,19 @@ def _product(shape: tuple[int, ...], dims: list[int]) -> int:
     return total
 
 
-def walk(roots: list[Node]) -> list[Node]:
-    """Every node the roots need, operands first."""
+def walk(roots: Iterable[Node], known: Container[Node] = ()) -> list[Node]:
+    """Every node the roots need, operands first, leaving out those `known` and what only they need."""
     order: list[Node] = []
     seen: set[Node] = set()
-
-    def visit(node: Node) -> None:
-        stack = [(node, False)]
-        while stack:
-            current, ready = stack.pop()
-            if ready:
-                order.append(current)
-            elif current not in seen:
-                seen.add(current)
-                stack.append((current, True))
-                stack.extend((operand, False) for operand in reversed(current.operands) if operand not in seen)
-
-    for root in roots:
-        visit(root)
+    stack = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+        elif node not in seen and node not in known:
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((operand, False) for operand in reversed(node.operands) if operand not in seen)
     return order
 
 

@@ -18,6 +18,7 @@ from gradc.leaves import Broadcast, Cast, cast
 from gradc.rewrites.matching import Factor, built, dropped, inside, is_constant_along, put_together, spread
 from gradc.structure import Contract, Marker
 from gradc.types import DType, Shape
+from gradc.walks import Walk, walked
 
 VIEWS = (Broadcast, Marker)
 
@@ -56,7 +57,7 @@ def _without_statistics(value: Value, made: set[Value]) -> Value | None:
     for side, labels in enumerate((operation.lhs, operation.rhs)):
         summed = [i for i, label in enumerate(labels) if label not in operation.out]
         own = [operation.out.index(label) for label in labels if label in operation.out]
-        rest, found = _split(operands[side], summed, made)
+        rest, found = walked(_split(operands[side], summed, made))
         if rest is None or not found or not _fits(rest):
             continue
         operands[side] = rest
@@ -64,28 +65,29 @@ def _without_statistics(value: Value, made: set[Value]) -> Value | None:
     if not steps:
         return None
     with on_behalf_of(value, value.note, auxiliary=True):
-        whole = put_together(apply(operation, *operands), steps)
-    whole.auxiliary = value.auxiliary
-    return whole
+        outside = put_together(apply(operation, *operands), steps)
+    outside.auxiliary = value.auxiliary
+    return outside
 
 
-def _split(value: Value, summed: list[int], made: set[Value]) -> tuple[Value | None, list[Factor]]:
+def _split(value: Value, summed: list[int], made: set[Value]) -> Walk[tuple[Value | None, list[Factor]]]:
     """What varies along the summed axes, and the factors and divisors that do not and that a reduction made."""
     if isinstance(value.operation, Cast) and value.operands[0].dtype.is_floating and value.dtype.is_floating:
-        rest, steps = _split(value.operands[0], summed, made)
+        rest, steps = yield _split(value.operands[0], summed, made)
         return (None if rest is None else _rounded(rest, value.dtype)), steps
     if operands := inside(value, "negative"):
-        rest, steps = _split(operands[0], summed, made)
+        rest, steps = yield _split(operands[0], summed, made)
         return (None if rest is None else built("negative", rest)), steps
     if is_constant_along(value, summed):
         return (None, [("multiply", dropped(value, summed))]) if value in made else (value, [])
     if operands := inside(value, "multiply"):
-        (a, steps_a), (b, steps_b) = (_split(operand, summed, made) for operand in operands)
+        a, steps_a = yield _split(operands[0], summed, made)
+        b, steps_b = yield _split(operands[1], summed, made)
         if steps_a or steps_b:
             rests = [rest for rest in (a, b) if rest is not None]
             return (built("multiply", *rests) if len(rests) == 2 else rests[0] if rests else None), [*steps_a, *steps_b]
     if operands := inside(value, "divide"):
-        rest, steps = _split(operands[0], summed, made)
+        rest, steps = yield _split(operands[0], summed, made)
         if rest is not None and is_constant_along(operands[1], summed) and operands[1] in made:
             return rest, [*steps, ("divide", dropped(operands[1], summed))]
         if rest is not None and steps:

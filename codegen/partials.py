@@ -30,6 +30,7 @@ from gradc.leaves import Broadcast, Reshape, cast, constant, make_input
 from gradc.ops import TABLE
 from gradc.structure import Reduce
 from gradc.types import DType, Shape
+from gradc.walks import Walk, walked
 
 Axes = tuple[Axis, ...]
 Place = tuple[Value, Axes]  # a Value and the axes its dimensions are made of
@@ -337,26 +338,31 @@ def _like_result(leaf: Node, partial: Partial, known: dict[Node, Place]) -> Valu
 
 def rebuilt(node: Node, own: Axes, known: dict[Node, Place]) -> Value:
     """An expression of finished reductions as a Value, with a dimension for each of its axes in their order in `own`."""
+    return walked(_rebuilt(node, own, known))
+
+
+def _rebuilt(node: Node, own: Axes, known: dict[Node, Place]) -> Walk[Value]:
     axes = in_order(node, own)
     if node not in known:
-        known[node] = _built(node, axes, own, known), axes
+        known[node] = (yield _built(node, axes, own, known)), axes
     value, order = known[node]
     flat = apply(Reshape(tuple(axis.size for axis in order)), value)
     return apply(structure.Permute(tuple(order.index(axis) for axis in axes)), flat)
 
 
-def _built(node: Node, axes: Axes, own: Axes, known: dict[Node, Place]) -> Value:
+def _built(node: Node, axes: Axes, own: Axes, known: dict[Node, Place]) -> Walk[Value]:
     if node.kind == "constant":
         return constant(node.detail, node.dtype)
     if node.kind == "load":
         plain = _plain_axes(node.detail)
         assert plain is not None
         known[node] = node.detail.buffer, plain
-        return rebuilt(node, own, known)
+        return (yield _rebuilt(node, own, known))
     if node.kind == "cast":
-        return cast(rebuilt(node.operands[0], own, known), node.detail)
+        return cast((yield _rebuilt(node.operands[0], own, known)), node.detail)
     shape = tuple(axis.size for axis in axes)
-    operands = (
-        apply(Broadcast(shape, tuple(map(axes.index, in_order(x, own)))), rebuilt(x, own, known)) for x in node.operands
-    )
+    operands = []
+    for x in node.operands:
+        spread = Broadcast(shape, tuple(map(axes.index, in_order(x, own))))
+        operands.append(apply(spread, (yield _rebuilt(x, own, known))))
     return node.detail(*operands)

@@ -6,9 +6,10 @@ Every rewrite here is exact in floating point, but for the order of sums. Nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import nan
 
 from gradc import types
-from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
+from gradc.ir import Graph, Value, apply, inherited, on_behalf_of, rebuild
 from gradc.leaves import Broadcast, Cast, Input, Iota, Literal, Reshape, broadcast_to, cast, constant
 from gradc.markers import Within
 from gradc.ops import TABLE, Elementwise
@@ -87,11 +88,15 @@ def _measured_axes(body: Value) -> set[int]:
     found: set[int] = set()
     for value in _elementwise(body):
         repeated = set(range(body.ndim)).difference(value.operation.axes) if isinstance(value.operation, Broadcast) else set()
-        if not repeated <= found and any(
-            isinstance(x.operation, Reduce) and x.operands[0].size >= body.size for x in topological(value.operands)
-        ):
+        if not repeated <= found and max(map(_most_folded, value.operands)) >= body.size:
             found |= repeated
     return found
+
+
+@inherited
+def _most_folded(value: Value, operands: list[int]) -> int:
+    """The size of the largest array that was folded on the way to a Value."""
+    return max([value.operands[0].size if isinstance(value.operation, Reduce) else -1, *operands])
 
 
 def _elementwise(body: Value) -> dict[Value, None]:
@@ -147,7 +152,10 @@ def _bounded_scatter(value: Value) -> Value:
 
 
 def _gather(value: Value) -> Value:
+    """Negative indices count from the end. An axis without places has no number for any index."""
     x, index = value.operands
+    if not x.size:
+        return constant(nan if value.dtype.is_floating else 0, value.dtype, value.shape)
     return apply(value.operation, x, _wrapped(index, x.shape[value.operation.axis]))
 
 

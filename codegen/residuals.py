@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gradc import structure
+from gradc import structure, types
 from gradc.codegen.device import Device
+from gradc.codegen.lengths import cuts
 from gradc.codegen.nodes import is_leaf
 from gradc.codegen.recomputed import repeatable_products
 from gradc.codegen.stages import HEAVY, large_product, storage_dtype
-from gradc.ir import Graph, Value, apply, on_behalf_of, rebuild, topological
+from gradc.ir import Graph, Value, apply, inherited, on_behalf_of, rebuild, topological
 from gradc.leaves import Cast, Reshape, cast, make_input
 from gradc.ops import TABLE, Elementwise
 
@@ -62,8 +63,9 @@ def partition(
     recomputed = repeatable_products((*outputs, *gradients), device) | again
     wanted = [value for value in needed if not _is_free(value)]
     compared = _compared(later)
-    kept = list(dict.fromkeys(map(_as_made, _cut(wanted, frozenset(outputs), recomputed, compared))))
-    residuals = tuple(_residual(value, frozenset(outputs), compared) for value in kept)
+    long = _too_long(wanted, frozenset(outputs), recomputed)
+    kept = list(dict.fromkeys(map(_as_made, _cut(wanted, frozenset(outputs), recomputed, compared | long))))
+    residuals = tuple(_residual(value, frozenset(outputs), compared, long) for value in kept)
     stand_ins = {residual.value: residual.stand_in for residual in residuals}
     given: dict[Value, Value] = {**{value: value for value in cotangents}, **stand_ins}
     new = rebuild(gradients, given)
@@ -100,6 +102,19 @@ def _compared(values: Iterable[Value]) -> set[Value]:
     return {value for value in found if not steady[value]}
 
 
+def _too_long(needed: Sequence[Value], outputs: frozenset[Value], recomputed: frozenset[Value]) -> set[Value]:
+    """Where a long way from what is kept to what is needed is cut: as much is computed again as a kernel can hold."""
+    long, wanted = set[Value](), frozenset(needed)
+
+    def stops(value: Value) -> bool:
+        return value in long or value in outputs or (_is_computed_once(value) and value not in recomputed)
+
+    for value in topological(needed):
+        if value in wanted and not stops(value):
+            long.update(cuts(value, stops, lambda x: x.operands, wanted))
+    return long
+
+
 def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -> list[Value]:
     """The gradients with every Value that an output is a mere view of read as a view of that output: it need not be kept too.
 
@@ -125,11 +140,23 @@ def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -
 
 
 def _rounds_product(value: Value) -> bool:
-    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype."""
+    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype; for float16 of the product.
+
+    What is made of a product of float16 may be outside of the range of that although the product is not.
+    """
     if not isinstance(value.operation, Cast) or value.dtype.itemsize != 2 or not value.dtype.is_floating:
         return False
     product = large_product(value.operands[0])
-    return product is not None and product.dtype == value.dtype
+    if product is None or product.dtype != value.dtype:
+        return False
+    return value.dtype != types.float16 or _is_seen(value.operands[0], product)
+
+
+def _is_seen(value: Value, product: Value) -> bool:
+    """Whether a Value is a product as it is, cast or in another order."""
+    while value is not product and isinstance(value.operation, Cast | Reshape | structure.Permute):
+        (value,) = value.operands
+    return value is product
 
 
 def _undone(view: Value, steps: Sequence[Value]) -> Value:
@@ -154,12 +181,13 @@ def _as_made(value: Value) -> Value:
     return made if isinstance(made.operation, HEAVY) else value
 
 
-def _is_free(value: Value) -> bool:
+@inherited
+def _is_free(value: Value, operands: list[bool]) -> bool:
     """Computed from constants alone: never kept."""
-    return not any(is_leaf(x) for x in topological([value]))
+    return not is_leaf(value) and all(operands)
 
 
-def _residual(value: Value, outputs: frozenset[Value], compared: set[Value]) -> Residual:
+def _residual(value: Value, outputs: frozenset[Value], compared: set[Value], long: set[Value]) -> Residual:
     dtype = storage_dtype(value, outputs)
     strides = getattr(value.operation, "strides", None)
     stand_in = make_input(value.shape, value.dtype, value.name or value.operation.name, strides, dtype)
@@ -172,6 +200,8 @@ def _residual(value: Value, outputs: frozenset[Value], compared: set[Value]) -> 
         return Residual(value, stand_in, "computed by a reduction or product, which is not repeated")
     if value in compared:
         return Residual(value, stand_in, "compared with a reduction of itself, which it must equal to the last bit")
+    if value in long:
+        return Residual(value, stand_in, "computed by so many operations that a kernel does not repeat them all")
     return Residual(value, stand_in, "cheaper to keep than what it is computed from")
 
 

@@ -178,14 +178,14 @@ def _launch_order(kernels: list[Scheduled]) -> list[Scheduled]:
     order: list[Scheduled] = []
     done: set[Scheduled] = set()
 
-    def visit(kernel: Scheduled) -> None:
-        if kernel not in done:
-            done.add(kernel)
-            for value in sorted(kernel.reads, key=lambda v: v.number):
-                if value in writer and writer[value] is not kernel:
-                    visit(writer[value])
+    waiting = [(kernel, False) for kernel in reversed(kernels)]
+    while waiting:
+        kernel, ready = waiting.pop()
+        if ready:
             order.append(kernel)
-
-    for kernel in kernels:
-        visit(kernel)
+        elif kernel not in done:
+            done.add(kernel)
+            waiting.append((kernel, True))
+            before = sorted((value for value in kernel.reads if value in writer), key=lambda value: -value.number)
+            waiting += [(writer[value], False) for value in before]
     return order

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from gradc import ops, structure
 from gradc.codegen.axes import AxisMap, index_over
 from gradc.codegen.index import Axis, Index
+from gradc.codegen.lengths import cuts
 from gradc.codegen.nodes import Access, Dot, Node, Puller, Running, is_leaf, strides_of, walk
-from gradc.ir import Graph, Value, topological, users_of
+from gradc.ir import Graph, Value, inherited, users_of
 from gradc.leaves import Cast, Reshape
 from gradc.types import DType
 
@@ -124,10 +125,10 @@ class State:
             elif value not in seen:
                 seen.add(value)
                 stack.append((value, True))
-                stack.extend((x, False) for x in reversed(self._operands(value)) if x not in seen)
+                stack.extend((x, False) for x in reversed(self.operands(value)) if x not in seen)
         return order
 
-    def _operands(self, value: Value) -> tuple[Value, ...]:
+    def operands(self, value: Value) -> tuple[Value, ...]:
         if value in self.stored:
             return ()
         return (self.overrides[value],) if value in self.overrides else value.operands
@@ -145,12 +146,18 @@ def find_stages(state: State, axes: AxisMap) -> list[Stage]:
     again = {value for value in kept if value.size == 1 and value in light and not _goes_on(value)}
     read = {value: None for value in kept if value not in again}  # a number is computed again instead
     position = {value: i for i, value in enumerate(values)}
+    stored = {*read, *state.stored}
+    for value in sorted(kept, key=position.__getitem__):
+        stored.update(cut := cuts(value, stored.__contains__, state.operands))
+        read |= dict.fromkeys(cut)
+        kept |= dict.fromkeys(cut)
     return [_stage(value, axes, read, state) for value in sorted(kept, key=position.__getitem__)]
 
 
-def _goes_on(value: Value) -> bool:
+@inherited
+def _goes_on(value: Value, operands: list[bool]) -> bool:
     """Whether a Value is made of what an array holds before a kernel that writes it."""
-    return any(isinstance(x.operation, Running) for x in topological([value]))
+    return isinstance(value.operation, Running) or any(operands)
 
 
 def _stage(value: Value, axes: AxisMap, kept: Mapping[Value, None], state: State) -> Stage:
@@ -239,7 +246,7 @@ def _advance(value: Value, users: Mapping[Value, list[Value]], outputs: frozense
             break
         value = user
         narrow = storage_dtype(value, outputs).itemsize <= storage_dtype(best, outputs).itemsize
-        if narrow or any(isinstance(x.operation, Running) for x in topological(others)):
+        if narrow or any(map(_goes_on, others)):
             best = value
     return value if value in outputs else best  # what is wider in memory is computed by those who read it
 
@@ -289,18 +296,15 @@ def storage_dtype(value: Value, outputs: frozenset[Value] | set[Value]) -> DType
     return value.dtype if not value.auxiliary and large_product(value) is not None else value.dtype.compute
 
 
-def large_product(value: Value) -> Value | None:
+@inherited
+def large_product(value: Value, operands: list[Value | None]) -> Value | None:
     """The product of matrices (or running sum) that is in a Value element for element, under elementwise work and views."""
-    waiting, seen = [value], {value}
-    while waiting:
-        current = waiting.pop()
-        if isinstance(current.operation, structure.Contract | structure.Cumulative):
-            return current
-        if not isinstance(current.operation, HEAVY):
-            new = [x for x in current.operands if x not in seen and x.size == value.size]
-            seen.update(new)
-            waiting += new
-    return None
+    if isinstance(value.operation, structure.Contract | structure.Cumulative):
+        return value
+    if isinstance(value.operation, HEAVY):
+        return None
+    alike = (product for x, product in zip(value.operands, operands, strict=True) if x.size == value.size)
+    return next((product for product in reversed(list(alike)) if product is not None), None)
 
 
 __all__ = ["HEAVY", "Stage", "State", "find_stages", "large_product", "own_index", "storage_dtype", "strides_of"]

@@ -12,7 +12,7 @@ from math import prod
 
 from gradc.codegen.device import Device
 from gradc.codegen.estimate import busy, resident
-from gradc.codegen.merging import MOST_ARRAYS
+from gradc.codegen.lengths import MOST_ARRAYS
 from gradc.codegen.plan import Bounds, Plan, Scheduled
 from gradc.ir import Value
 

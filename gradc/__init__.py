@@ -6,7 +6,6 @@ This folder says what a program means. To read it, begin with `trace.py`, `ir.py
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,10 @@ def __getattr__(name: str) -> Any:
     if name in LAZY_NAMES:
         globals()[name] = getattr(import_module(LAZY_NAMES[name]), name)
         return globals()[name]
-    raise AttributeError(f"module 'gradc' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    if name == "__version__":
+        globals()[name] = import_module("importlib.metadata").version("gradc")
+        return globals()[name]
+    raise import_module("gradc.absent").missing("gradc", name, __dir__())
 
 
 def _run(function: Any, args: tuple, kwargs: dict) -> Any:

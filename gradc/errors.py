@@ -6,8 +6,11 @@ tracer and the compiler do.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import linecache
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +39,7 @@ PACKAGE_FOLDERS = _package_folders()
 SHIPPED_PROGRAMS = (f"{os.sep}demo{os.sep}digits.py",)  # written in the language, so their lines are shown as a user's are
 LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "numpy"))
 GO_BETWEENS = tuple(f"{os.sep}{name}" for name in ("functools.py", "contextlib.py", f"optree{os.sep}ops.py"))
-LOOKUPS = ("__getattr__", "missing_attribute")  # functions that raise AttributeError for a name the user misspelt
+LOOKUPS = ("__getattr__", "missing_attribute", "_followed")  # functions that raise AttributeError for a name the user misspelt
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +162,24 @@ class UnsupportedError(GradcError, NotImplementedError):
     """Something valid that gradc does not do."""
 
 
+class MissingNameError(UnsupportedError, AttributeError):
+    """A name that is promised and not there yet; `hasattr` says that it is not."""
+
+
+class OutOfMemoryError(GradcError, MemoryError):
+    """An intermediate that does not fit in memory."""
+
+
 class VerificationError(GradcError, AssertionError):
     """A derivative or an emitted kernel that was shown to be wrong."""
 
 
 class FrozenWarning(UserWarning):
     """The function read something that later calls will not read again: they see what it was when the program was made."""
+
+
+class RecompileWarning(UserWarning):
+    """A function is compiled for so many kinds of arguments that programs are dropped, and made again when they are wanted."""
 
 
 def hide_internals(error: BaseException) -> None:
@@ -205,10 +220,91 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
+            if isinstance(error, TypeError) and not isinstance(error, GradcError):
+                refuse_misuse(function, args, kwargs)
             hide_internals(error)
             raise
 
     return call
+
+
+# One meaning, two names: the array API's and torch's, ours and others'.
+SYNONYMS = (
+    ("axis", "dim"), ("axes", "dims"), ("keepdims", "keepdim"), ("x", "input"), ("correction", "unbiased"), ("correction", "ddof"),
+    ("static_argnames", "static_argnums"), ("argnums", "argnum"), ("dtype", "type"), ("axis", "axes"), ("axes", "axis"), ("repeats", "repetitions"),
+)  # fmt: skip
+
+
+def misuse(function: Callable, args: tuple, kwargs: dict) -> str:
+    """What is wrong with the number or the names of the arguments; "" where they fit."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # a builtin without a signature
+        return ""
+    return ""
+
+
+def refuse_misuse(function: Callable, args: tuple, kwargs: dict) -> None:
+    """Raises TraceError for arguments that do not fit the function's parameters."""
+    wrong = misuse(function, args, kwargs)
+    if wrong:
+        name = getattr(function, "__name__", "the function")
+        advice = f"{_meant(function, kwargs)}It is {name}{_without_types(inspect.signature(function))}."
+        raise TraceError(f"{name} {wrong}" if wrong.startswith("got") else f"{name}: {wrong}", advice=advice)
+
+
+CALLED = {  # what a call of an attribute of an array looks like, and what to write
+    r"\.size\(": "`x.size` is the number of elements; the sizes are in `x.shape`.",
+    r"\.shape\(": "`x.shape` is a tuple.",
+    r"\.ndim\(": "`x.ndim` is a number.",
+    r"\.(m?T)\(": "`x.T` and `x.mT` are the transposed array itself.",
+    r"\.dtype\(": "`x.dtype` is the dtype itself; write `y.astype(x.dtype)` to convert.",
+}
+
+
+def refuse_called_attribute(error: TypeError) -> None:
+    """Raises TraceError where Python's `'int' object is not callable` is about an attribute of an array that the user called."""
+    *_, last = _entries(error.__traceback__)
+    if (
+        isinstance(error, GradcError)
+        or not str(error).endswith("object is not callable")
+        or is_internal(last.tb_frame.f_code.co_filename)
+    ):
+        return
+    source = Source(last.tb_frame.f_code.co_filename, last.tb_lineno)
+    advice = next((advice for pattern, advice in CALLED.items() if re.search(pattern, source.text())), "")
+    if advice:
+        raise TraceError(str(error), advice=advice, source=source) from None
+
+
+def _meant(function: Callable, kwargs: dict) -> str:
+    """What the user may have meant by a name that no parameter has."""
+    parameters = inspect.signature(function).parameters
+    unknown = next((name for name in kwargs if name not in parameters), None)
+    if unknown is None:
+        return ""
+    pairs = (*SYNONYMS, *(pair[::-1] for pair in SYNONYMS))
+    same = [ours for ours, theirs in pairs if theirs == unknown and ours in parameters]
+    near = same or difflib.get_close_matches(unknown, parameters, 1)
+    return f"Write `{near[0]}` for `{unknown}`. " if near else ""
+
+
+def _without_types(signature: inspect.Signature) -> str:
+    """The parameters as a reader needs them: names and plain defaults."""
+    plain = [
+        parameter.replace(annotation=parameter.empty, default=parameter.default if _is_plain(parameter.default) else ...)
+        for parameter in signature.parameters.values()
+    ]
+    shown = str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+    return printable(shown.replace("=Ellipsis", "=..."))
+
+
+def _is_plain(default: Any) -> bool:
+    return default is inspect.Parameter.empty or (
+        isinstance(default, str | int | float | tuple | None) and len(repr(default)) < 40
+    )
 
 
 def require(*modules: str, what: str) -> None:

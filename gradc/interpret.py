@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from gradc import types
-from gradc.errors import ShapeError
+from gradc.errors import OutOfMemoryError, ShapeError
 from gradc.ir import Graph, Value, topological
 from gradc.leaves import Cast, Constant, Literal
 from gradc.markers import Within
@@ -73,7 +73,14 @@ def _run(wanted: Sequence[Value], known: dict[Value, np.ndarray], rule: Compute)
     kept = {*wanted, *known}
     arrays = dict(known)
     for value in order:
-        arrays[value] = rule(value, *(arrays[operand] for operand in value.operands))
+        try:
+            arrays[value] = rule(value, *(arrays[operand] for operand in value.operands))
+        except MemoryError:
+            raise OutOfMemoryError(
+                f"{value!r} takes {value.bytes / 1e9:.3g} GB, more than there is room for",
+                advice="The reference stores every intermediate whole; the kernels of a compiled function need not.",
+                source=value.source,
+            ) from None
         for operand in dict.fromkeys(value.operands):
             if last_use[operand] is value and operand not in kept:
                 del arrays[operand]

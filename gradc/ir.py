@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from functools import wraps
+from itertools import chain, count, repeat
 from typing import Any, ClassVar, Protocol
 
 from gradc.errors import Source, user_source
-from gradc.interval import Interval
 from gradc.types import DType, Shape
 
 _numbers = count()
@@ -39,7 +39,7 @@ class Value:
     """
 
     __slots__ = (
-        "__weakref__", "auxiliary", "dtype", "interval", "name", "note", "number", "operands", "operation", "shape", "source",
+        "__weakref__", "auxiliary", "dtype", "inherited", "name", "note", "number", "operands", "operation", "shape", "source",
     )  # fmt: skip
     __array_priority__ = 1000  # NumPy arrays on the left of an operator defer to it
     __array_ufunc__ = None
@@ -79,8 +79,8 @@ class Value:
         self.name: str | None = None
         self.note: str = ""
         self.auxiliary = False
-        self.interval: Interval | None = None  # what `ranges.py` has found out about the elements
         self.number = next(_numbers)
+        self.inherited: dict[Any, Any] = {}
 
     @property
     def ndim(self) -> int:
@@ -183,6 +183,26 @@ def topological(outputs: Iterable[Value], given: Iterable[Value] = ()) -> list[V
     return order
 
 
+def inherited(rule: Callable[[Value, list[Any]], Any]) -> Callable[[Value], Any]:
+    """What `rule(value, what its operands have)` says of a Value, found once for each. It follows from the graph alone."""
+
+    @wraps(rule)
+    def found(value: Value) -> Any:
+        waiting = [value]
+        while waiting:
+            current = waiting[-1]
+            missing = [x for x in current.operands if rule not in x.inherited]
+            if missing and rule not in current.inherited:
+                waiting += missing
+                continue
+            waiting.pop()
+            if rule not in current.inherited:
+                current.inherited[rule] = rule(current, [x.inherited[rule] for x in current.operands])
+        return value.inherited[rule]
+
+    return found
+
+
 def users_of(values: Sequence[Value]) -> dict[Value, list[Value]]:
     """For each Value, those among `values` that take it as an operand (once per user)."""
     users: dict[Value, list[Value]] = {value: [] for value in values}
@@ -222,12 +242,14 @@ def value_names(graph: Graph) -> dict[Value, str]:
     """A unique readable name for every Value: the user's where there was one, numbered otherwise."""
     taken: set[str] = set()
     names: dict[Value, str] = {}
+    tries: dict[str | None, Iterator[str]] = {None: (f"t{i}" for i in count())}
     for value in (*graph.inputs, *graph.values):
         if value in names:
             continue
-        base = value.name or "t"
-        tries = (base, *(f"{base}_{i}" for i in range(1, 1 + len(graph.values)))) if value.name else (f"t{i}" for i in count())
-        names[value] = next(name for name in tries if name not in taken)
+        wish = value.name or None
+        if wish is not None and wish not in tries:
+            tries[wish] = chain([wish], map("{}_{}".format, repeat(wish), count(1)))
+        names[value] = next(name for name in tries[wish] if name not in taken)
         taken.add(names[value])
     return names
 

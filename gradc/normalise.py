@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradc.empties import without_empties
 from gradc.invariance import cut_invariant
 from gradc.ir import Graph, Value, mapped, moment, on_behalf_of, with_operands
 from gradc.leaves import Broadcast, Cast, Constant, Input, Literal, Reshape, constant_of, make_input
 from gradc.markers import StraightThrough
-from gradc.ranges import interval_of
+from gradc.ranges import given_interval, interval_of
 from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
 from gradc.structure import Concatenate, Flip, Keep, Marker, Pad, Permute, Slice, StopGradient, Variable
@@ -39,7 +40,7 @@ def normalise(graph: Graph, stage: str = "before") -> Graph:
 
     `stage` is "before" differentiation, "after" it, or "final" when the residuals are chosen; it says which markers go.
     """
-    graph = without_markers(graph, FINISHED[stage])
+    graph = without_empties(without_markers(graph, FINISHED[stage]))
     for _ in range(ROUNDS):
         simpler = reuse_products(reuse_quotients(rewritten(graph)))
         if all(a is b for a, b in zip(simpler.outputs, graph.outputs, strict=True)):
@@ -81,9 +82,7 @@ def _depending_on(variables: Sequence[Value], outputs: Sequence[Value]) -> dict[
 
 def _stand_in(leaf: Value) -> Value:
     """An input in place of a Value, of which as much is known."""
-    value = make_input(leaf.shape, leaf.dtype, leaf.name)
-    value.interval = interval_of(leaf)
-    return value
+    return given_interval(make_input(leaf.shape, leaf.dtype, leaf.name), interval_of(leaf))
 
 
 def _replaced(values: Iterable[Value], outputs: Sequence[Value], replace: Mapping[Value, Value]) -> list[Value]:

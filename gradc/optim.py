@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import optree
 
 from gradc import language as g
+from gradc.absent import missing
 from gradc.ir import Value
 from gradc.language.arguments import value_of
 from gradc.language.calls import array_function
@@ -291,3 +292,7 @@ def warmup_cosine_decay_schedule(
         return g.where(count < warmup_steps, rise(count), fall(count - warmup_steps))
 
     return schedule
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("gradc.optim", name, [other for other, x in globals().items() if getattr(x, "__module__", "") == __name__])

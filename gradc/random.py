@@ -15,12 +15,13 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import xor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from gradc import language as g
 from gradc import types
+from gradc.absent import missing
 from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.ir import Value, apply
 from gradc.language.arguments import as_shape, integer, value_of
@@ -322,3 +323,7 @@ def _scaled(random: Value, span: Value, short: bool) -> Value:
     middle = high * span_low + (low * span_low >> 32)
     carry = (middle & MASK) + low * span_high >> 32
     return high * span_high + (middle >> 32) + carry
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("gradc.random", name, [other for other, x in globals().items() if getattr(x, "__module__", "") == __name__])

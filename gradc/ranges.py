@@ -1,4 +1,4 @@
-"""What is known of the elements of a Value before the program runs: an interval, found once and remembered on the Value.
+"""What is known of the elements of a Value before the program runs: an interval, found once.
 
 Every operation says the interval of its results (`interval`); this file walks, and knows two relations between Values: what is
 subtracted from itself as a maximum leaves nothing positive, and a sum of the exponentials of such differences holds a 1.
@@ -11,26 +11,25 @@ from math import inf
 import numpy as np
 
 from gradc.interval import Interval, image
-from gradc.ir import Value
+from gradc.ir import Value, inherited
 from gradc.leaves import Broadcast, Reshape
 from gradc.structure import Reduce, StopGradient
 from gradc.table import TABLE
 
 
-def interval_of(value: Value) -> Interval:
+@inherited
+def interval_of(value: Value, operands: list[Interval]) -> Interval:
     """The interval of a Value's elements."""
-    waiting = [value]
-    while waiting:
-        last = waiting[-1]
-        missing = [operand for operand in last.operands if operand.interval is None]
-        if missing:
-            waiting.extend(missing)
-            continue
-        waiting.pop()
-        if last.interval is None:
-            last.interval = _found(last)
-    assert value.interval is not None
-    return value.interval
+    if is_below_its_maximum(value):
+        return Interval(-inf, 0.0, operands[0].finite)
+    found: Interval = value.operation.interval(value, tuple(operands))
+    return Interval(1.0, found.high, found.finite) if _holds_a_one(value) else found
+
+
+def given_interval(value: Value, interval: Interval) -> Value:
+    """An input of whose elements so much is known."""
+    value.inherited[interval_of.__wrapped__] = interval  # type: ignore[attr-defined]
+    return value
 
 
 def may_be_zero(value: Value) -> bool:
@@ -44,15 +43,6 @@ def is_at_most_one(value: Value) -> bool:
     return found.low >= 0 and found.high <= 1
 
 
-def _found(value: Value) -> Interval:
-    """The interval of a Value whose operands have theirs."""
-    operands = tuple(operand.interval for operand in value.operands if operand.interval is not None)
-    if is_below_its_maximum(value):
-        return Interval(-inf, 0.0, operands[0].finite)
-    found: Interval = value.operation.interval(value, operands)
-    return Interval(1.0, found.high, found.finite) if _holds_a_one(value) else found
-
-
 def is_below_its_maximum(value: Value) -> bool:
     """Whether the Value is x - max(x), over whichever axes: nowhere positive. Normal form may write it -(y + max(-y))."""
     return _peak_under(value) is not None
@@ -62,25 +52,14 @@ def _peak_under(value: Value) -> Value | None:
     """The repeated maximum in x - max(x)."""
     if value.operation is TABLE["subtract"]:
         x, peak = value.operands
-        return peak if _maximum_of(peak) is _as_numbers(x) else None
+        return peak if _maximum_of(peak) is _itself(x) else None
     if value.operation is not TABLE["negative"] or value.operands[0].operation is not TABLE["add"]:
         return None
     for y, peak in (value.operands[0].operands, value.operands[0].operands[::-1]):
         top = _maximum_of(peak)
-        if top is not None and top.operation is TABLE["negative"] and top.operands[0] is y:
+        if top is not None and top.operation is TABLE["negative"] and top.operands[0] is _itself(y):
             return peak
     return None
-
-
-def _as_numbers(x: Value) -> Value:
-    """The x of a where(c, x, stop_gradient(x)), which has the same elements and fewer derivatives."""
-    if (
-        x.operation is TABLE["where"]
-        and isinstance(x.operands[2].operation, StopGradient)
-        and x.operands[2].operands[0] is x.operands[1]
-    ):
-        return x.operands[1]
-    return x
 
 
 def _maximum_of(peak: Value) -> Value | None:
@@ -93,8 +72,19 @@ def _maximum_of(peak: Value) -> Value | None:
         top = top.operands[0]
     if not isinstance(top.operation, Reduce) or top.operation.kind != "max":
         return None
-    x = top.operands[0]
+    x = _itself(top.operands[0])
     return x if along == [axis for axis in range(x.ndim) if axis not in top.operation.axes and x.shape[axis] != 1] else None
+
+
+def _itself(x: Value) -> Value:
+    """The Value that another is but for its derivative: x for stop_gradient(x) and where(c, x, stop_gradient(x))."""
+    while True:
+        if isinstance(x.operation, StopGradient):
+            x = x.operands[0]
+        elif x.operation is TABLE["where"] and _itself(x.operands[1]) is _itself(x.operands[2]):
+            x = _itself(x.operands[1])
+        else:
+            return x
 
 
 def _holds_a_one(value: Value) -> bool:

@@ -58,28 +58,6 @@ def static_names(function: Callable, names: str | Sequence[str]) -> StaticNames:
     return StaticNames(positions, frozenset(wanted), tuple(known))
 
 
-def misuse(function: Callable, args: tuple, kwargs: dict) -> str:
-    """What is wrong with the number or the names of the arguments; "" where they fit."""
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError as error:
-        return str(error)
-    except ValueError:  # a builtin without a signature
-        return ""
-    return ""
-
-
-def refuse_misuse(function: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises TraceError for arguments that do not fit the function's parameters."""
-    wrong = misuse(function, args, kwargs)
-    if wrong:
-        name = getattr(function, "__name__", "the function")
-        raise TraceError(
-            f"{name} {wrong}" if wrong.startswith("got") else f"{name}: {wrong}",
-            advice=f"It is {name}{inspect.signature(function)}.",
-        )
-
-
 def marked(args: tuple, kwargs: dict, static: StaticNames) -> tuple[tuple, dict]:
     """The arguments with those that are static as a whole wrapped, so that they are leaves."""
     if static is NOTHING_STATIC or not static.names:

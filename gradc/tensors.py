@@ -28,18 +28,15 @@ def is_tensor_type(kind: Any) -> bool:
 
 
 @entry
-def asked(function: Callable, args: tuple, kwargs: dict) -> Any:
-    """What a tracer, a subclass of torch.Tensor or a mode makes of a call, as of a call of torch's own functions.
-
-    NotImplemented where no leaf of the arguments has a `__torch_function__` and no mode is on.
-    """
+def is_answered_elsewhere(args: tuple, kwargs: dict) -> bool:
+    """Whether a call is for a tracer, a subclass of torch.Tensor or a mode to answer, by its `__torch_function__`."""
     torch = sys.modules.get("torch")
-    if torch is None:
-        return NotImplemented
-    leaves = optree.tree_leaves((args, kwargs))
-    if not torch.overrides.has_torch_function(leaves):
-        return NotImplemented
-    return torch.overrides.handle_torch_function(function, leaves, *args, **kwargs)
+    return torch is not None and torch.overrides.has_torch_function(optree.tree_leaves((args, kwargs)))
+
+
+def ask(function: Callable, args: tuple, kwargs: dict) -> Any:
+    """What those make of a call, as of a call of one of torch's own functions."""
+    return sys.modules["torch"].overrides.handle_torch_function(function, optree.tree_leaves((args, kwargs)), *args, **kwargs)
 
 
 def readable(tensors: Iterable[Any]) -> list[Any]:

@@ -28,7 +28,7 @@ from gradc.normalise import normal_form_from
 from gradc.signature import is_dynamic
 from gradc.structure import Variable
 from gradc.tangents import zeros_like
-from gradc.tensors import asked
+from gradc.tensors import ask, is_answered_elsewhere
 from gradc.trace import name_values, trace, tracing
 
 Function = Callable[..., Any]
@@ -148,11 +148,11 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
     """
     chosen = argnums if isinstance(argnums, tuple | list) else (argnums,)
 
-    @entry
     @wraps(like or inside)
-    def program(*args: Any, **kwargs: Any) -> Any:  # `call` would hold itself, and what it closes over until it is collected
+    def program(*args: Any, **kwargs: Any) -> Any:
         return inside(*args, **kwargs)
 
+    @entry
     @wraps(like or inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         if UNTOLD and "torch" in sys.modules:
@@ -160,8 +160,8 @@ def staged(inside: Function, like: Function | None = None, argnums: Argnums = ()
         try:
             if is_traced((args, kwargs)):
                 return inside(*run_primals(args), **run_primals(kwargs))
-            if (answer := asked(call, args, kwargs)) is not NotImplemented:
-                return answer
+            if is_answered_elsewhere(args, kwargs):
+                return ask(staged(inside, like, argnums), args, kwargs)
             lifted = {number % len(args) for number in chosen} if args else set()
             return run_traced(program, tuple(arrays_of(x) if i in lifted else x for i, x in enumerate(args)), kwargs)
         except Exception as error:

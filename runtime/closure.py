@@ -247,9 +247,13 @@ class _Search:
 
     def _attributes(self, value: Any, sort: Kind, depth: int) -> Hashable:
         own = _own(value)
-        every = sort.is_whole or (self.whole and sort.is_open)
+        every = sort.is_whole or (self.whole and sort.is_open) or not self.names.keys().isdisjoint(sort.properties)
         names: Mapping[str, Any] = own if every else self.names
-        plain = [(name, self.key(x)) for name, x in tuple(own.items()) if type(x) in EXACT] if sort.is_standard else ()
+        plain = (
+            [(name, self.key(x, depth + 1)) for name, x in tuple(own.items()) if type(x) in sort.counted]
+            if sort.counted
+            else ()
+        )
         stores = [own[store] for store in MODULE_STORES if store in own]
         inside = [self._read(s, s if sort.is_library else names, depth) for s in stores if isinstance(s, dict)]
         slots = {name: _behind_slot(value, slot) for name, slot in sort.slots if every or name in self.names}

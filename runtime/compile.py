@@ -9,34 +9,37 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 import numpy as np
 
+from gradc.absent import missing
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import lower_graph, lower_pair
 from gradc.entry import UNTOLD, entry, tell_torch
-from gradc.errors import TraceError, UnsupportedError, hide_internals, public
+from gradc.errors import TraceError, UnsupportedError, hide_internals, public, refuse_misuse
 from gradc.ir import Graph
 from gradc.normalise import normalise
+from gradc.runtime import forks
 from gradc.runtime.closure import IMPLIED, Names, closed_over, describe_change, unfollowed
 from gradc.runtime.device import chosen_device
 from gradc.runtime.execute import Executable, from_torch, refuse_devices
-from gradc.runtime.frozen import warn_of_changes, warn_of_unfollowed, watched
+from gradc.runtime.frozen import warn_of_changes, warn_of_many, warn_of_unfollowed, watched
 from gradc.runtime.logs import log
 from gradc.runtime.lowered import Lowered
 from gradc.runtime.plan import recipes_on_disk
-from gradc.signature import is_dynamic, refuse_misuse, signature_key, static_names, static_objects
-from gradc.tensors import asked, readable, with_readable_tensors
+from gradc.runtime.references import found, reference
+from gradc.signature import is_dynamic, signature_key, static_names, static_objects
+from gradc.tensors import ask, is_answered_elsewhere, readable, with_readable_tensors
 from gradc.trace import Traced, title_of, trace
 from gradc.transforms import is_traced, run_primals
 from gradc.types import Spec
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PROGRAMS = 512  # of one function; at some 100 kB each
 BACKENDS = ("auto", "numpy", "interpret", "triton")
 
 
@@ -53,25 +56,28 @@ class Options:
 
 @dataclass
 class Prepared:
-    """A traced function and what runs it. `held` keeps alive what the key identifies by address."""
+    """A traced function and what runs it. `held` keeps alive what the key identifies by address; `used` orders by last use."""
 
     traced: Traced
     executable: Executable
     held: tuple[Any, ...] = field(default=())
+    used: int = 0
 
 
 class Compiled(Generic[P, R]):
-    """A function that runs as gradc's program of it. Made by `compile`; see there."""
+    """A function that runs as gradc's program of it. Made by `compile`; see there. `programs` is how many are kept."""
 
-    def __init__(self, function: Callable[P, R], options: Options):
+    def __init__(self, function: Callable[P, R], options: Options, programs: int = PROGRAMS):
         functools.update_wrapper(self, function)
         self.function, self.options = function, options
         self._static = static_names(function, options.static_argnames)
         self._programs: dict[Hashable, Prepared] = {}
+        self._limit, self._uses = programs, 0
         self._names: Names = IMPLIED
         self._last: tuple[Any, ...] | None = None
+        self._dropped = False  # whether programs were dropped
         self._changes = 0  # traces in a row that changed what the function reads
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
 
     @entry
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -80,8 +86,8 @@ class Compiled(Generic[P, R]):
         try:
             if is_traced((args, kwargs)):
                 return self._inlined(args, kwargs)
-            if (answer := asked(self, args, kwargs)) is not NotImplemented:
-                return answer
+            if is_answered_elsewhere(args, kwargs):
+                return ask(self, args, kwargs)
             return self._run(args, kwargs)
         except Exception as error:
             hide_internals(error)
@@ -97,6 +103,14 @@ class Compiled(Generic[P, R]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self` is an argument, static unless it is a pytree of arrays."""
         return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its name, which is this object's and not the function's; without one, compiled again from the function."""
+        where = reference(self)
+        return (found, where) if where else (Compiled, (self.function, self.options))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise missing("Compiled", name, dir(type(self)))
 
     def __repr__(self) -> str:
         return f"<gradc.compile of {getattr(self.function, '__qualname__', self.function)}>"
@@ -118,8 +132,7 @@ class Compiled(Generic[P, R]):
             with self._lock:
                 prepared = self._programs.get(full)
                 if prepared is None:
-                    if self._last is not None:
-                        log("recompile", f"{title_of(self.function)}: {describe_change(self._last, full)}")
+                    self._tell_of_another(full)
                     options = self.options
                     with watched(self.function, held, self._names):
                         traced = traced_function(self.function, args, kwargs, options.static_argnames)
@@ -128,7 +141,23 @@ class Compiled(Generic[P, R]):
                     executable = Executable(graph, backend, options.memory_budget, options.deterministic, options.device)
                     prepared = self._programs[full] = Prepared(traced, executable, held)
                     self._last = full
+        self._uses = prepared.used = self._uses + 1
         return prepared
+
+    def _tell_of_another(self, full: tuple[Any, ...]) -> None:
+        """Logs why another program is made, and makes room for it by dropping those that were not used for longest."""
+        if self._last is None:
+            return
+        change = describe_change(self._last, full)
+        log("recompile", f"{title_of(self.function)}: {change}")
+        if len(self._programs) < self._limit:
+            return
+        for key in sorted(self._programs, key=lambda key: self._programs[key].used)[: max(1, self._limit // 8)]:
+            del self._programs[key]
+        log("recompile", f"{title_of(self.function)}: more than {self._limit} programs, the oldest are dropped")
+        if not self._dropped:
+            self._dropped = True
+            warn_of_many(self.function, self._limit, change)
 
     def _warn_of_outside(self, key: Hashable, before: Hashable) -> None:
         """Says what of all that the function refers to cannot be followed, and what it changes itself, twice in a row."""
@@ -241,9 +270,10 @@ def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
     What the function closed over counts as an argument: a tensor among it puts the results on torch's tape.
     """
     executable = prepared.executable
-    arrays = [*arrays, *executable.literals()]
+    literals = executable.literals()
+    readable(array for array in literals if not isinstance(array, np.ndarray | np.generic))  # arguments were asked before
+    arrays = [*arrays, *literals]
     tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
-    readable(tensors)
     refuse_devices(tensors, executable.backend)
     if not tensors:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])
@@ -320,6 +350,9 @@ def compile(
     another program. A number taken out of an array while tracing (`float(w[0])`, `if w[0] > 0` on a closed-over array) stays as it
     was: pass it as an argument. So does what it draws, reads or takes from an iterator while tracing (`random`, `time`, files), of
     which a FrozenWarning tells.
+
+    Of one function 512 programs are kept, each for other shapes, dtypes, static arguments or values it reads; then those that were
+    not used for longest are dropped, and a RecompileWarning says what keeps changing.
 
     Raises TraceError where the function cannot be traced, and UnsupportedError for options that are not there yet; when first
     called, for a budget that is too small, with the least that is possible.

@@ -6,7 +6,6 @@ Arrays come in as NumPy or torch and go out as they came.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from gradc.errors import UnsupportedError, require
 from gradc.interpret import evaluate_values, finished, to_numpy
 from gradc.ir import Graph
 from gradc.leaves import Literal
+from gradc.runtime import forks
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.device import present_device
 from gradc.runtime.logs import log
@@ -50,14 +50,15 @@ class Executable:
         self.graph = with_literals(graph)
         self.backend, self.memory_budget, self.deterministic = backend, memory_budget, deterministic
         self.device = device
-        self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
+        self._literals = [value.operation for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[tuple[int, ...], Any], Plan] = {}  # by what is differentiated, and the GPU
         self._partitions: dict[tuple[int, ...], Partition] = {}
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
 
     def literals(self) -> list[Any]:
         """What the function closed over, as it is now, row-major."""
-        return [array.resolve_neg().contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
+        arrays = [literal.now() for literal in self._literals]
+        return [array.resolve_neg().contiguous() if hasattr(array, "contiguous") else array for array in arrays]
 
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, without anything kept for a backward."""

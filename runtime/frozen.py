@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from gradc.errors import LIBRARIES, FrozenWarning, is_internal
+from gradc.errors import LIBRARIES, FrozenWarning, RecompileWarning, is_internal
 from gradc.runtime.closure import Unfollowed
 from gradc.runtime.kinds import is_installed, is_library, root_of
+from gradc.trace import title_of
 
 
 def _public(kind: type) -> frozenset[str]:
@@ -167,9 +168,9 @@ def _generators(held: Iterable[Any]) -> list[Generator]:
     found.append(Generator("numpy", "numpy.random", lambda: _plain(np.random.get_state(legacy=False)), numpys is not None))
     torch = sys.modules.get("torch")
     if torch is not None:
-        found.append(Generator("torch", "torch", lambda: torch.get_rng_state().numpy().tobytes(), False))
+        found.append(Generator("torch", "torch", lambda: _bytes(torch.get_rng_state), False))
         if torch.cuda.is_initialized():
-            found.append(Generator("torch", "torch", lambda: torch.cuda.get_rng_state().numpy().tobytes(), False))
+            found.append(Generator("torch", "torch", lambda: _bytes(torch.cuda.get_rng_state), False))
     return found + [generator for x in held.values() if (generator := _held_generator(x, torch)) is not None]
 
 
@@ -182,8 +183,16 @@ def _held_generator(x: Any, torch: Any) -> Generator | None:
     if issubclass(kind, np.random.RandomState):
         return Generator("numpy", "a numpy.random.RandomState", lambda: _plain(x.get_state(legacy=False)), True)
     if torch is not None and issubclass(kind, torch.Generator):
-        return Generator("torch", "a torch.Generator", lambda: x.get_state().numpy().tobytes(), True)
+        return Generator("torch", "a torch.Generator", lambda: _bytes(x.get_state), True)
     return None
+
+
+def _bytes(state: Callable[[], Any]) -> bytes | None:
+    """A state of PyTorch's; None under its tracers and transforms, whose tensors cannot be read."""
+    try:
+        return state().numpy().tobytes()
+    except Exception:  # each of them raises another
+        return None
 
 
 def _plain(state: Any) -> Hashable:
@@ -213,6 +222,14 @@ def warn_of_changes(before: Hashable, now: Hashable, function: Any) -> None:
               "Return the new value, and assign it where the function is called.")  # fmt: skip
 
 
+def warn_of_many(function: Any, limit: int, change: str) -> None:
+    """Warns of a function whose programs are so many that some are dropped; `change` is what differed last."""
+    place = _start(function)
+    if place is not None:
+        advice = "Pass what changes as an array, or pad to a few sizes."
+        _warn(place, f"{title_of(function)} has more than {limit} programs; the last was {change}", advice, RecompileWarning)
+
+
 def _changed(before: Any, now: Any) -> str:
     """The innermost name under which two keys of `closed_over` differ."""
     if not (isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now)):
@@ -224,10 +241,8 @@ def _changed(before: Any, now: Any) -> str:
     return ""
 
 
-def _warn(place: Place, what: str, advice: str) -> None:
-    warnings.warn_explicit(
-        f"{what}. {advice}", FrozenWarning, place.file, place.line, registry=_REGISTRY.setdefault(place.file, {})
-    )
+def _warn(place: Place, what: str, advice: str, category: type[Warning] = FrozenWarning) -> None:
+    warnings.warn_explicit(f"{what}. {advice}", category, place.file, place.line, registry=_REGISTRY.setdefault(place.file, {}))
 
 
 _REGISTRY: dict[str, dict] = {}  # which warnings were given, for each file of the user's

@@ -10,7 +10,7 @@ import io
 import sys
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
@@ -38,7 +38,7 @@ COMPUTING = ("__contains__", "__getattr__", "__getattribute__", "__getitem__", "
 ADDRESS, VALUE, ATTRIBUTES = "address", "value", "attributes"
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), slice, range)
-EXACT = frozenset((bool, int, float, str, type(None)))
+EXACT: frozenset[type] = frozenset((bool, int, float, str, type(None)))
 LISTS = (list, tuple, set, frozenset, deque)
 MAPPINGS = (dict, OrderedDict, defaultdict, Counter, MappingProxyType)
 _EMPTY: dict[Any, Any] = {}
@@ -54,14 +54,16 @@ class Kind:
     """What of an object counts. `slots` are its descriptors by name; a stand-in is read through, to what it calls or refers to.
 
     `is_whole`: every attribute, since methods that are not followed read them; `is_open`: every one that a computed name may
-    mean; `is_standard`: those of plain values. `equality`: what two equal ones have in common. `hidden` says what of it cannot be followed.
+    mean; `counted`: those of such types, since
+    methods read them, as `properties` may any. `equality`: what two equal ones have in common. `hidden` says what of it cannot be followed.
     """
 
     is_plain: bool
     is_array: bool
     is_stand_in: bool
     is_library: bool
-    is_standard: bool
+    counted: tuple[type, ...]
+    properties: frozenset[str]
     is_open: bool
     is_whole: bool
     is_buffer: bool
@@ -77,27 +79,39 @@ class Kind:
 @lru_cache(maxsize=4096)
 def kind_of(kind: type, home: str) -> Kind:
     """The Kind of a class, as seen from the package `home`."""
-    library, root = is_library(kind.__module__, home), root_of(kind.__module__)
-    standard = library and is_sealed(kind.__module__) and root not in LIBRARIES
+    library = is_library(kind.__module__, home)
+    foreign = [base for base in kind.__mro__ if _is_foreign(base, home)]
     return Kind(
         is_plain=library and issubclass(kind, PLAIN),
         is_array=is_array_kind(kind),
         is_stand_in=issubclass(kind, STAND_INS),
         is_library=library,
-        is_standard=standard,
         is_open=not library or kind.__name__ in ("SimpleNamespace", "Namespace"),
-        is_whole=any(_computes(base, home) for base in kind.__mro__) or issubclass(kind, Enum),
+        is_whole=any(_computes(base) for base in foreign) or issubclass(kind, Enum),
         is_buffer=_is_buffer(kind),
+        counted=_counted(foreign),
+        properties=frozenset(name for base in foreign for name, member in vars(base).items() if isinstance(member, property)),
         equality=ADDRESS if _is_buffer(kind) else _equality(kind, home),
         hidden=_hidden(kind) if library else "",
         slots=tuple((name, slot) for base in kind.__mro__ for name, slot in vars(base).items() if _is_slot(name, slot)),
     )
 
 
-def _computes(base: type, home: str) -> bool:
-    """Whether a class that is not followed reads attributes by rules of its own."""
-    if not is_library(base.__module__, home) or base.__module__ in PLAIN_BASES or root_of(base.__module__) in LIBRARIES:
-        return False
+def _is_foreign(base: type, home: str) -> bool:
+    """Whether methods of a class are not followed, though they may read attributes of their own."""
+    module = base.__module__
+    return is_library(module, home) and module not in PLAIN_BASES and root_of(module) not in LIBRARIES
+
+
+def _counted(foreign: Sequence[type]) -> tuple[type, ...]:
+    """Types of the values that methods of such classes are taken to read: few where they are Python's own, which keep much."""
+    if all(is_sealed(base.__module__) for base in foreign):
+        return tuple(EXACT) if foreign else ()
+    return (*EXACT, *LISTS, *MAPPINGS)
+
+
+def _computes(base: type) -> bool:
+    """Whether a class reads attributes by rules of its own."""
     return any(isinstance(vars(base).get(name), FunctionType) for name in COMPUTING)
 
 

@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
+from gradc.absent import missing
 from gradc.codegen.cost import Buffer, Cost, PhaseCost, phase_cost, traffic
 from gradc.codegen.device import H200, Device
 from gradc.codegen.lower import LaunchSequence, Program
@@ -76,6 +78,9 @@ class Lowered:
     def __repr__(self) -> str:
         launches = self.cost.launches
         return f"<lowered {self.ir.title}: {launches} launch{'' if launches == 1 else 'es'}, {size(self.cost.bytes)}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise missing("Lowered", name, dir(type(self)))
 
     @property
     def backward_ir(self) -> Graph | None:

@@ -5,34 +5,43 @@ The text is run as it is. This file never looks inside it and never imports Trit
 
 from __future__ import annotations
 
-import atexit
 import linecache
 import shutil
 import sys
 import tempfile
-import threading
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
 
+from gradc.runtime import forks
 from gradc.runtime.cache import DiskCache, digest
 
 FILE = "kernels.py"
 
+MODULES = 1024  # loaded at a time; others are loaded again from their file
+
 _MODULES: dict[str, ModuleType] = {}
-_LOCK = threading.RLock()
+_LOCK = forks.lock()
 
 
 def load_module(source: str, cache: DiskCache | None = None) -> ModuleType:
-    """The module of a text, loaded once per process.
+    """The module of a text, loaded once per process as long as it is in use.
 
     The file lies in the disk cache, or in a private temporary folder where there is no usable cache.
     Raises what the text itself raises.
     """
     key = digest("module", source)
     with _LOCK:
-        if key not in _MODULES:
-            _MODULES[key] = _imported(f"gradc_emitted_{key}", _file(key, source, cache or DiskCache()), source)
-        return _MODULES[key]
+        module = _MODULES.pop(key, None) or _imported(f"gradc_emitted_{key}", _file(key, source, cache or DiskCache()), source)
+        _MODULES[key] = module  # the last, as the one used last
+        while len(_MODULES) > MODULES:
+            _forget(_MODULES.pop(next(iter(_MODULES))))
+        return module
+
+
+def _forget(module: ModuleType) -> None:
+    sys.modules.pop(module.__name__, None)
+    linecache.cache.pop(str(module.__file__), None)
 
 
 def _imported(name: str, path: Path, source: str) -> ModuleType:
@@ -55,6 +64,6 @@ def _file(key: str, source: str, cache: DiskCache) -> Path:
 
 def _temporary(key: str, source: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"gradc-{key[:8]}-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)  # by this process alone, not by a forked child
     (folder / FILE).write_text(source, encoding="utf-8")
     return folder

@@ -7,7 +7,6 @@ and raw bytes over pipes; the user's main module is never imported again.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import os
@@ -19,11 +18,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from multiprocessing.util import Finalize
 from typing import Any, Literal
 
 from gradc.errors import GradcError
+from gradc.runtime import forks, wire
 from gradc.runtime import interpret as interpreter
-from gradc.runtime import wire
 from gradc.runtime.build import Binary, BuildRequest, environment
 from gradc.runtime.cache import DiskCache, digest
 
@@ -101,6 +101,17 @@ class Worker:
         wire.send(self.process.stdin, header, blobs)  # type: ignore[arg-type]
         return wire.receive(self.process.stdout)  # type: ignore[arg-type]
 
+    def disown(self) -> None:
+        """Let go of a process that is another's. What is still to be written goes nowhere."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (self.process.stdin, self.process.stdout):
+            if not stream.closed:
+                os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        self.process.returncode = 0  # nothing to wait for
+
     def end(self) -> int:
         """End the process; returns its exit status."""
         self.process.kill()
@@ -113,43 +124,70 @@ class Pool:
     """The workers of this process that wait for work, by mode, and the temporary folder they share."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
-        self.lock = threading.Lock()
+        self.lock = forks.lock()
         self.waiting: dict[Mode, list[Worker]] = {"build": [], "interpret": []}
+        self.started: list[Worker] = []
+        self.room = {mode: threading.BoundedSemaphore(processors()) for mode in self.waiting}
         self.folder = tempfile.mkdtemp(prefix="gradc-build-")
 
     @contextlib.contextmanager
     def worker(self, mode: Mode) -> Iterator[Worker]:
-        """A worker to oneself. Whatever interrupts its request also ends it, since its pipes are then out of step."""
+        """A worker to oneself, of at most one for each processor; others wait for theirs.
+
+        Whatever interrupts its request also ends it, since its pipes are then out of step.
+        """
+        with self.room[mode], self._worker(mode) as worker:
+            yield worker
+
+    @contextlib.contextmanager
+    def _worker(self, mode: Mode) -> Iterator[Worker]:
         with self.lock:
             worker = self.waiting[mode].pop() if self.waiting[mode] else None
-        worker = worker or Worker(mode)
+        worker = worker or self._new(mode)
         try:
             yield worker
         except BaseException:
             worker.end()
+            self.started.remove(worker)
             raise
         with self.lock:
             self.waiting[mode].append(worker)
 
+    def _new(self, mode: Mode) -> Worker:
+        worker = Worker(mode)
+        self.started.append(worker)
+        return worker
+
     def end(self) -> None:
-        if self.owner == os.getpid():
-            for worker in itertools.chain(*self.waiting.values()):
-                worker.end()
-            shutil.rmtree(self.folder, ignore_errors=True)
+        for worker in itertools.chain(*self.waiting.values()):
+            worker.end()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-_POOLS: dict[int, Pool] = {}
-_POOLS_LOCK = threading.Lock()
+_POOLS: list[Pool] = []  # this process's own, once it is needed
+_LOCK = forks.lock()
+_INHERITED: list[Pool] = []  # of the process this one was forked from: closing a file waits for who was writing to it
 
 
 def _pool() -> Pool:
-    """This process's own pool; a forked child does not share its parent's pipes."""
-    with _POOLS_LOCK:
-        if os.getpid() not in _POOLS:
-            _POOLS[os.getpid()] = Pool()
-            atexit.register(_POOLS[os.getpid()].end)
-        return _POOLS[os.getpid()]
+    with _LOCK:
+        if not _POOLS:
+            _POOLS.append(Pool())
+            Finalize(None, _POOLS[0].end, exitpriority=0)  # by this process alone; multiprocessing's children run it too
+        return _POOLS[0]
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child: its copies of the pipes are cut, so that the parent's workers end with the parent."""
+    for pool in _POOLS:
+        for worker in list(pool.started):
+            worker.disown()
+    _INHERITED.extend(_POOLS)
+    _POOLS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def _environment(mode: Mode) -> dict[str, str]:

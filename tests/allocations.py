@@ -15,7 +15,7 @@ class Array:
     """Stands for an array of a host function: knows its bytes, and lives as long as it or a view of it is named."""
 
     live = peak = 0
-    device = "none"
+    device, is_cuda = "none", False
 
     def __init__(self, shape: tuple[int, ...] = (), dtype: Any = torch.bool, device: str = "none"):
         self.bytes = math.prod(shape) * dtype.itemsize

@@ -7,6 +7,16 @@ import os
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="also run the tests marked `whole`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What is marked `whole` runs where it is asked for: by `make ttsem`."""
+    if not config.getoption("--whole"):
+        items[:] = [item for item in items if item.get_closest_marker("whole") is None]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder_of_the_session(tmp_path_factory):
     """Keeps tests out of the user's cache, and of what an older compiler left there."""

@@ -204,6 +204,73 @@ def test_what_did_not_change_finds_its_program(make):
         list(row)
 
 
+INSTALLED = """
+class Config:
+    def __init__(self):
+        self._store, self._scale, self.state = {"k": 2.0}, 2.0, None
+    @property
+    def scale(self):
+        return self._scale
+    def get(self, name):
+        return self._store[name]
+class Box:
+    def __init__(self):
+        self.__dict__["_content"] = {"k": Config()}
+    def __getattr__(self, name):
+        return self._content[name]
+"""
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """A module among the installed packages."""
+    module = types.ModuleType("installed_package")
+    module.__file__ = "/somewhere/site-packages/installed_package/__init__.py"
+    monkeypatch.setitem(sys.modules, "installed_package", module)
+    exec(INSTALLED, module.__dict__)
+    return module
+
+
+def test_objects_of_installed_packages_are_followed(installed):
+    config, box = installed.Config(), installed.Box()
+    changes(lambda x: x * config.scale, lambda: setattr(config, "_scale", 3.0))
+    changes(lambda x: x * config.get("k"), lambda: config._store.update(k=3.0))
+    changes(lambda x: x * box.k.scale, lambda: setattr(box._content["k"], "_scale", 3.0))
+
+    class Mine(installed.Config):
+        pass
+
+    mine = Mine()
+    changes(lambda x: x * mine.scale, lambda: setattr(mine, "_scale", 3.0))
+    changes(lambda x: x * mine.get("k"), lambda: mine._store.update(k=3.0))
+
+
+def test_modules_of_torch_and_its_modes_are_followed():
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.scale = torch.nn.Dropout(0.5), 2.0
+            self.layers = torch.nn.ModuleList([torch.nn.LayerNorm(3, eps=2.0)])
+
+    model = Model()
+    changes(lambda x: x * model.scale, lambda: setattr(model, "scale", 3.0))
+    changes(lambda x: x * model.drop.p * 4, lambda: setattr(model.drop, "p", 0.75))
+    changes(lambda x: x * model.layers[0].eps, lambda: setattr(model.layers[0], "eps", 3.0))
+    changes(lambda x: x * (2.0 if model.training else 3.0), lambda: model.eval())
+    changes(lambda x: x * (2.0 if model.drop.training is False else 3.0), lambda: model.train())
+    try:
+        changes(lambda x: x * (2.0 if torch.is_grad_enabled() else 3.0), lambda: torch.set_grad_enabled(False))
+        is_on = torch.is_grad_enabled
+        changes(lambda x: x * (3.0 if is_on() else 2.0), lambda: torch.set_grad_enabled(True))
+        same = lambda: torch.get_default_dtype() == torch.float32
+        changes(lambda x: x * (2.0 if same() else 3.0), lambda: torch.set_default_dtype(torch.float64))
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture
 def visits(monkeypatch):
     """How many objects the walk has visited."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.errors import printable
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.command import bench, check, doctor, main
 from gradc.runtime.command.errors import CommandError
@@ -108,6 +109,25 @@ def test_export(program, tmp_path, capsys):
     assert file.read_text() == lowered(program, (64, 128), (128,)).source
     assert main(["inspect", program("rms_norm"), *RMS, "--export", str(tmp_path / "absent" / "kernels.py")]) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stem", ["[red]", "[bold]a b", "a\nimport os", "\udcff", "__main__", "1x", "\x1b[2J"])
+def test_a_file_may_be_called_anything(stem, tmp_path, capsys):
+    """Names are shown as they are, or escaped; nothing in them is read as a command to the terminal."""
+    file, made = tmp_path / f"{stem}.py", tmp_path / f"{stem}.made.py"
+    file.write_text(PROGRAM + "\ndef raises(x):\n    raise ValueError('\\x1b[2J')\n")
+    for arguments, status, said in (
+        (["inspect", f"{file}:linear", "--arg=x=f32[4]"], 1, "needs layers"),
+        (["inspect", f"{file}:[red]none"], 1, "has no function"),
+        (["inspect", f"{file}:mismatched", "--arg=x=f32[2,2]"], 1, "@ gradc.ones"),
+        (["inspect", f"{file}:raises", "--arg=x=f32[2]"], 1, r"\x1b[2J"),
+        (["inspect", f"{file}:logarithm", "--arg=x=f32[2]", f"--export={made}"], 0, f"wrote {printable(str(made))}"),
+    ):
+        assert main(arguments) == status
+        shown = "".join(capsys.readouterr())
+        assert said in shown
+        assert all(line.isprintable() for line in shown.split("\n")), shown
+    assert "logarithm" in made.read_text("utf-8")
 
 
 @pytest.mark.triton

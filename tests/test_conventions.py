@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradc  # noqa: E402
+from examples import conventions  # noqa: E402
 from gradc import errors, nn  # noqa: E402
 from gradc.conventions import CONVENTIONS  # noqa: E402
 
@@ -149,3 +150,7 @@ def test_pytorch_differs_where_the_row_says_so(row):
         assert row.peer
     else:
         assert not row.peer or any(word in row.peer for word in ("float32", "gradient of", "by how many"))
+
+
+def test_the_page_is_what_the_command_writes():
+    assert conventions.PAGE.read_text(encoding="utf-8") == conventions.page(), "run `python -m examples.conventions`"

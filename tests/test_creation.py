@@ -156,7 +156,8 @@ def test_a_ramp_of_integers_is_exact_or_refused(dtype, ends):
 
 
 def test_a_ramp_of_floats_is_numpys_in_float64():
-    for ends in [(0.1, 1e300, 3e299), (0, 1, 0.1), (1, 0, -0.25), (0.5, 3)]:
+    for ends in [(0.1, 1e300, 3e299), (0, 1, 0.1), (1, 0, -0.25), (0.5, 3), (0.0, -1, -0.5)]:
+        assert not np.signbit(gradc.arange(*ends)[:1]).any()
         np.testing.assert_array_equal(gradc.arange(*ends, dtype="float64"), np.arange(*ends, dtype="float64"))
         np.testing.assert_array_equal(gradc.arange(*ends), np.arange(*ends, dtype="float64").astype(np.float32))
 
@@ -173,6 +174,10 @@ def test_linspace_is_numpys(ends, endpoint):
         np.testing.assert_array_equal(
             gradc.linspace(*ends, dtype="int16", endpoint=endpoint), np.linspace(*ends, dtype="int16", endpoint=endpoint)
         )
+
+
+def test_a_ramp_down_from_zero_begins_at_positive_zero():
+    assert repr(gradc.linspace(0, -1, 3).tolist()) == "[0.0, -0.5, -1.0]"
 
 
 def test_linspace_between_numbers_whose_difference_overflows():

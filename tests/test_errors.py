@@ -60,7 +60,7 @@ def test_values_are_not_known_while_tracing():
     text = message(branch, X, Y)
     assert "if x.sum() > 0:" in text
     assert "gradc.where" in text
-    assert "gradc.cond" in text
+    assert "static arguments" in text
     for f, advice in (
         (lambda x, y: float(x[0, 0]), "return it"),
         (lambda x, y: int(x[0, 0]), "static arguments"),
@@ -191,10 +191,9 @@ def test_the_users_mistakes_inside_a_compiled_function():
     x = np.ones((3, 4))
     error = shown(lambda: gradc.compile(lambda x: gradc.sofmax(x))(x))
     assert isinstance(error, AttributeError)
-    assert (error.name, error.obj) == ("sofmax", gradc)  # Python adds "Did you mean: 'softmax'?"
+    assert str(error) == "module 'gradc' has no attribute 'sofmax'. Did you mean 'softmax'?"
     error = shown(lambda: gradc.compile(lambda x: x.summ())(x))
-    assert str(error) == "f64[3,4], an array that is being traced, has no attribute 'summ'"
-    assert error.name == "summ"
+    assert str(error) == "f64[3,4], an array that is being traced, has no attribute 'summ'. Did you mean 'sum'?"
     assert "axis: " in str(shown(lambda: gradc.compile(lambda x: gradc.sum(x, dim=-1))(x)))
     assert "missing a required argument: 'y'" in str(shown(lambda: gradc.compile(lambda x, y: x)(x)))
     assert isinstance(shown(lambda: gradc.compile(lambda x: x)(x, x)), TraceError)

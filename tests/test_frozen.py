@@ -147,6 +147,14 @@ def test_tensors_drawn_inside():
         gradc.compile(lambda x: x * torch.nn.functional.dropout(torch.ones(3), training=False))(X)
 
 
+def test_a_trace_under_a_tracer_of_torch_is_not_in_the_way():
+    torch = pytest.importorskip("torch")
+    f = gradc.compile(lambda x: x * 2)
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        np.testing.assert_array_equal(f(X), 2 * X)
+    torch.func.vmap(lambda t: f(np.ones(4)) is not None and t)(torch.ones(3))
+
+
 def test_frames_and_series():
     pandas = types.ModuleType("pandas")
     pandas.__file__ = "/somewhere/site-packages/pandas/__init__.py"

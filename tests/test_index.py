@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 
+from gradc import types
 from gradc.codegen.index import (
     Axis,
     Index,
@@ -24,9 +25,12 @@ from gradc.codegen.index import (
     unflatten,
 )
 from gradc.codegen.masks.bounds import Sum, Symbol, start_and_stop, whole_edge
-from gradc.codegen.nodes import Guard, reshape_index
+from gradc.codegen.nodes import Guard, Node, reshape_index
 from gradc.codegen.plan import KernelAxis
+from gradc.codegen.printing.narrow import Narrowing
 from gradc.codegen.printing.positions import is_long, whole_number
+from gradc.leaves import make_input
+from gradc.table import TABLE
 
 AXES = [Axis(number, size) for number, size in enumerate((4, 3, 1, 6))]
 PLACES = [dict(zip(AXES, at, strict=True)) for at in itertools.product(*(range(axis.size) for axis in AXES))]
@@ -230,3 +234,20 @@ def inside(line, program, start):
     (rows, columns), (row, column) = program.axes, (axis.axes[0] for axis in program.axes)
     places = itertools.product(range(rows.block), range(columns.block))
     return [value(line, {row: program.row * rows.block + i, column: start + j}) >= 0 for i, j in places]
+
+
+# Widths ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "times", "beside", "narrow"), [
+    (1000, 1, 5, True), (2**31 - 1, 1, 0, True), (2**31 + 1, 1, 0, False), (2**30, 2, 0, True), (2**30 + 1, 2, 0, False),
+    (1000, 1, 2**31 - 1, True), (1000, 1, 2**31, False), (1000, 1, -(2**40), False),
+])  # fmt: skip
+def test_positions_are_compared_in_32_bits_where_that_is_the_same(size, times, beside, narrow):
+    index = of_axis(Axis(0, size)).scaled(times)
+    value = make_input((size,), types.int64)
+    position = Node("position", (), types.int64, value, index, index.axes)
+    number = Node("constant", (), types.int64, value, beside)
+    compared = Node("apply", (position, number), types.bool_, value, TABLE["less"], index.axes)
+    found = Narrowing().operands(compared)
+    assert {x.dtype for x in found} == {types.int32 if narrow else types.int64}

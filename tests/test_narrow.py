@@ -247,3 +247,35 @@ def test_neighbours_in_a_sum_of_padded_arrays_are_joined_in_their_order():
             return padded[order[0]] + padded[order[1]] if len(padded) > 1 else padded[0]
 
         np.testing.assert_array_equal(normalised(joined, *(t[0] for t in terms)), want)
+
+
+# Products -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [31, 32, 33, 70, 1025])
+def test_the_slope_of_a_product_of_many_factors(count):
+    """They are taken in groups, of which the last is made up: what it is made up with counts for nothing."""
+    x = np.random.default_rng(0).uniform(0.9, 1.1, count)
+    slopes = run(gradc.grad(gradc.prod), x)
+    np.testing.assert_allclose(slopes, np.prod(x) / x, rtol=1e-12)
+    _, slope = run(lambda x: gradc.jvp(gradc.prod, (x,), (x,)), x)
+    np.testing.assert_allclose(slope, count * np.prod(x), rtol=1e-12)
+
+
+# Out of bounds --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outside", [-12, 11, 40, -100])
+def test_an_index_outside_of_one_dimension_is_outside_of_all(outside):
+    """And not a place in the next row."""
+    i, j = np.array([3, outside, 2], np.int16), np.array([1, 2, 3], np.int16)
+    for key in ((i, j), (j, j + 30), (j, j - 30)):
+        with pytest.raises(gradc.ShapeError, match="out of bounds"):
+            run(lambda x, i, j: x[i, j], CUBE[:, :, 0], *key)
+
+
+@pytest.mark.triton
+def test_kernels_read_nan_outside_of_any_dimension():
+    i, j = np.array([3, -12, 11, 2], np.int16), np.array([1, 2, 3, 14], np.int16)
+    got = in_kernels(lambda x, i, j: x[i, j], CUBE[:, :, 0], i, j)
+    np.testing.assert_array_equal(np.isnan(got), [False, True, True, True])

@@ -12,8 +12,11 @@ pytest.importorskip("triton")
 
 import gradc  # noqa: E402
 from gradc.codegen.device import H200  # noqa: E402
+from gradc.runtime.cache import DiskCache  # noqa: E402
+from gradc.runtime.compile import program_of  # noqa: E402
+from gradc.runtime.plan import make_plan  # noqa: E402
 from gradc.runtime.policy import check_ptx  # noqa: E402
-from tests.kernels import check, tensor  # noqa: E402
+from tests.kernels import LARGE_PRODUCTS, check, tensor  # noqa: E402
 
 pytestmark = pytest.mark.triton
 
@@ -102,3 +105,11 @@ def test_products_in_between_are_weighed_by_the_launches_they_save():
     )
     assert dear.cost.launches < free.cost.launches
     assert dear.cost.launches <= 5
+
+
+def test_programs_of_devices_with_other_limits_are_kept_apart(tmp_path):
+    """On disk, where a program is found by all that decides about it."""
+    _, graph = program_of(lambda x, w: x @ w, (gradc.spec((32, 16)), gradc.spec((16, 32))), {})
+    plans = [make_plan(graph, (), DiskCache(tmp_path), device) for device in (H200, LARGE_PRODUCTS, H200)]
+    assert [cached for _, cached in plans] == [False, False, True]
+    assert ["tl.dot(" in plan.source for plan, _ in plans] == [False, True, False]

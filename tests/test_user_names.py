@@ -55,15 +55,15 @@ def test_the_comparison_sees_what_is_wrong():
     assert same_program('""\n' + text, '""\n' + text.replace("<", ">")) != ""
 
 
-def emitted(argument: str, other: str = "other") -> str:
-    """A module in which an argument, a key, the function and its file are called so."""
+def emitted(argument: str, other: str = "other") -> gradc.Lowered:
+    """A program in which an argument, a key, the function and its file are called so."""
     text, made = (
         "def f(**arrays):\n    x, w = arrays.values()\n    return {key: gradc.sum(x * x * w, axis=-1)}\n",
         {"gradc": gradc, "key": argument},
     )
     exec(compile(text, f"{argument}.py".replace("\0", "\1"), "exec"), made)  # Python itself refuses NUL in a file's name
     made["f"].__name__ = argument
-    return gradc.compile(made["f"]).lower(**{argument: gradc.spec((5, 7)), other: gradc.spec((5, 7))}).source
+    return gradc.compile(made["f"]).lower(**{argument: gradc.spec((5, 7)), other: gradc.spec((5, 7))})
 
 
 def test_any_text_may_be_the_name_of_anything():
@@ -72,10 +72,20 @@ def test_any_text_may_be_the_name_of_anything():
     }
     texts = [text for text in TEXTS if text != "device"]  # an option of `lower`
     for text, other in zip(texts, (*texts[1:], texts[0]), strict=True):
-        source = emitted(text, other)
-        assert same_program(source, plain[text < other]) == "", (text, other)
-        assert all(line.isprintable() for line in source.split("\n")), (text, other)
-        compile(source.encode(), "<emitted>", "exec")
+        low = emitted(text, other)
+        assert same_program(low.source, plain[text < other].source) == "", (text, other)
+        compile(low.source.encode(), "<emitted>", "exec")
+        for shown in (low.source, low.explain(), str(low.ir), str(low.backward_ir), repr(low), *map(repr, low.saved)):
+            assert all(line.isprintable() for line in shown.split("\n")), (text, other)
+        assert low.explain().count("\n") == plain[text < other].explain().count("\n")
+
+
+@pytest.mark.parametrize("file", ["a\nimport os.py", "\udcff\u2028.py", "x" * 200 + ".py"])
+def test_a_program_runs_whatever_its_file_is_called(file):
+    made: dict = {}
+    exec(compile("def f(x):\n    return x * 2 + 1\n", file, "exec"), made)
+    for backend in ("numpy", "interpret"):  # the second is kept on disk, under a key of the program's text
+        assert gradc.compile(backend=backend)(made["f"])(np.ones(3, np.float32)).tolist() == [3, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import sha256
 from math import copysign, isfinite, isnan
 from pathlib import Path
@@ -123,15 +124,11 @@ def to_file(found: Mapping[str, Recipe | Refusal]) -> str:
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-_SHIPPED: dict[str, Recipe | Refusal] = {}
-
-
+@cache
 def shipped() -> Mapping[str, Recipe | Refusal]:
     """The recipes of `recipes.json`, which `derived` gives too."""
-    if not _SHIPPED:
-        content = json.loads(SHIPPED.read_text(encoding="utf-8"))
-        _SHIPPED.update((json.dumps(entry.pop("form")), _from_content(entry)) for entry in content)
-    return _SHIPPED
+    content = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    return {json.dumps(entry.pop("form")): _from_content(entry) for entry in content}
 
 
 def derived(form: str) -> Recipe | Refusal:

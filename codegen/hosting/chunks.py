@@ -21,6 +21,7 @@ from gradc.leaves import Broadcast, Cast, Input, Iota, Reshape, cast, constant, 
 from gradc.ops import TABLE
 from gradc.table import Elementwise
 from gradc.types import DType, row_major
+from gradc.walks import Walk, walked
 
 Run = tuple[int, ...]  # neighbouring dimensions, outermost first
 
@@ -106,11 +107,14 @@ class Body:
 
     def chunk(self, value: Value, run: Run) -> Value:
         """The Value at the chunk's positions along a run."""
+        return walked(self._known_chunk(value, run))
+
+    def _known_chunk(self, value: Value, run: Run) -> Walk[Value]:
         if (value, run) not in self._chunks:
-            self._chunks[value, run] = self._chunk(value, run)
+            self._chunks[value, run] = yield self._chunk(value, run)
         return self._chunks[value, run]
 
-    def _chunk(self, value: Value, run: Run) -> Value:
+    def _chunk(self, value: Value, run: Run) -> Walk[Value]:
         if value in self.stored or is_leaf(value) or (value in self.region.stops and value not in self.region.dependent):
             return self._view(value, run)
         if isinstance(value.operation, Iota):
@@ -120,16 +124,24 @@ class Body:
             return self._view(value, run)
         if value in self.region.roots:
             self.crossed.add((value, run))
-        operands = (self.whole(x) if r is None else self.chunk(x, r) for x, r in zip(value.operands, sources, strict=True))
+        operands = []
+        for x, r in zip(value.operands, sources, strict=True):
+            operands.append(self.whole(x) if r is None else (yield self._known_chunk(x, r)))
         return _like(value, resized(value.operation, run, self.loop.chunk), *operands)
 
     def whole(self, value: Value) -> Value:
         """All of a Value: read where it is stored or must be, otherwise computed in the chunk's kernels."""
+        return walked(self._whole(value))
+
+    def _whole(self, value: Value) -> Walk[Value]:
         if value not in self._wholes:
             if value in self.stored or is_leaf(value) or value in self.region.stops or value in self.region.roots:
                 self._wholes[value] = self._array(value)
             else:
-                self._wholes[value] = with_operands(value, tuple(self.whole(x) for x in value.operands))
+                operands = []
+                for x in value.operands:
+                    operands.append((yield self._whole(x)))
+                self._wholes[value] = with_operands(value, tuple(operands))
         return self._wholes[value]
 
     def summed(self, value: Value, run: Run) -> Value:

@@ -216,8 +216,8 @@ def region_of(graph: Graph, roots: Sequence[Value], statistics: frozenset[Value]
 
 def _outlet(value: Value, users: Mapping[Value, list[Value]], outputs: frozenset[Value]) -> Value:
     """The Value, or the output that is nothing but another shape of it."""
-    if value not in outputs and len(users[value]) == 1 and isinstance(users[value][0].operation, Reshape):
-        return _outlet(users[value][0], users, outputs)
+    while value not in outputs and len(users[value]) == 1 and isinstance(users[value][0].operation, Reshape):
+        (value,) = users[value]
     return value
 
 

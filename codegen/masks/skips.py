@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ MOST_POINTS = 2**20  # positions at which a condition is looked at one by one
 EXACT = {("int", 4): 2**31, ("int", 8): 2**31, ("float", 4): 2**24, ("float", 8): 2**31}  # positions held exactly are below
 SMALL = (0, 1, -1, 2, -3, 5, 1000, -777)
 FLOATS = (0.0, 1.0, -1.0, 0.5, -2.5, 3.7, 1e3, -1e3, 1e-30, -1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan)
+LONGEST = 60  # functions of a position in one condition
 BETWEEN = 17  # positions over the length of an operand at which a row is tried
 
 Offset = Callable[[np.ndarray], np.ndarray]
@@ -31,12 +32,16 @@ Offset = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Ramp:
-    """What depends on one affine position `along` alone: `values` of it, for `low` to `high`, the same beyond either end."""
+    """What depends on one affine position `along` alone: `values` of it, for `low` to `high`, the same beyond either end.
+
+    Its `length` is the number of functions that make a value.
+    """
 
     along: Index
     values: Offset
     low: int
     high: int
+    length: int = 1
 
     def between(self, low: int, high: int) -> np.ndarray:
         """The values for positions from `low` to `high`."""
@@ -89,9 +94,9 @@ class Positional:
 
     def affine(self, node: Node) -> Index | None:
         """The node as a sum of axes times whole numbers, where it is exactly that."""
-        if node not in self._affine:
-            index = self._find_affine(node)
-            self._affine[node] = index if index is not None and _holds(node.dtype, index) else None
+        for inner in walk([node], self._affine):
+            index = self._find_affine(inner)
+            self._affine[inner] = index if index is not None and _holds(inner.dtype, index) else None
         return self._affine[node]
 
     def _find_affine(self, node: Node) -> Index | None:
@@ -100,16 +105,16 @@ class Positional:
         if node.kind == "constant":
             return Index((), int(node.detail)) if float(node.detail).is_integer() else None
         if node.kind == "cast":
-            return self.affine(node.operands[0])
+            return self._affine[node.operands[0]]
         if node.kind != "apply":
             return None
-        operands = [self.affine(x) for x in node.operands]
+        operands = [self._affine[x] for x in node.operands]
         return None if any(x is None for x in operands) else _combined(node, operands)  # type: ignore[arg-type]
 
     def ramp(self, node: Node) -> Ramp | None:
         """The node as a function of one affine position."""
-        if node not in self._ramp:
-            self._ramp[node] = self._find_ramp(node)
+        for inner in walk([node], self._ramp):
+            self._ramp[inner] = self._find_ramp(inner)
         return self._ramp[node]
 
     def _find_ramp(self, node: Node) -> Ramp | None:
@@ -122,8 +127,8 @@ class Positional:
         if node.kind == "guard":
             return guard_ramp(node.detail)
         if node.kind == "cast" and node.operands[0].dtype != types.bool_:
-            x = self.ramp(node.operands[0])
-            return x and Ramp(x.along, lambda t: x.values(t).astype(node.dtype.numpy).astype(kind), x.low, x.high)
+            x = self._ramp[node.operands[0]]
+            return x and _longer(x, lambda t: x.values(t).astype(node.dtype.numpy).astype(kind), x.length)
         if node.kind != "apply" or any(x.dtype == types.bool_ for x in node.operands):
             return None
         return self._comparison(node) or self._composed(node)
@@ -150,12 +155,18 @@ class Positional:
 
     def _composed(self, node: Node) -> Ramp | None:
         """A row of constants and of functions of one position."""
-        parts = [self.ramp(x) for x in node.operands]
-        moving = [part for part in parts if part is not None and part.along.terms]
-        if any(part is None for part in parts) or len({part.along for part in moving}) != 1:
+        parts = [part for x in node.operands if (part := self._ramp[x]) is not None]
+        moving = [part for part in parts if part.along.terms]
+        if len(parts) < len(node.operands) or len({part.along for part in moving}) != 1:
             return None
-        function = node.detail.numpy
-        return _ramp_of(moving[0].along, lambda t: function(*(part.values(t) for part in parts)))  # type: ignore[union-attr]
+        function, length = node.detail.numpy, sum(part.length for part in parts)  # type: ignore[union-attr]
+        ramp = _ramp_of(moving[0].along, lambda t: function(*(part.values(t) for part in parts)))
+        return ramp and _longer(ramp, ramp.values, length)
+
+
+def _longer(ramp: Ramp, values: Offset, length: int) -> Ramp | None:
+    """The ramp with other values, made of so many functions and one more; None where that is too much to try."""
+    return replace(ramp, values=values, length=length + 1) if length < LONGEST else None
 
 
 def _ramp_of(along: Index, values: Offset) -> Ramp | None:

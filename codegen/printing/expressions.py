@@ -7,7 +7,7 @@ one. Which statements stand in which loop is decided in `emit.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -111,9 +111,25 @@ class Expressions:
         """The variable (or short expression) for `node`, printing what it needs."""
         known = scope.find(node)
         if known is None:
-            known = self._simplified(node, scope) if node in self.simpler else self._make(node, scope)
-            scope.at_depth(known.depth).known[node] = known
+            for inner in self._missing(node, scope):
+                known = self._simplified(inner, scope) if inner in self.simpler else self._make(inner, scope)
+                scope.at_depth(known.depth).known[inner] = known
+        assert known is not None
         return known
+
+    def _missing(self, node: Node, scope: Scope) -> Iterator[Node]:
+        """What `node` needs that is not printed yet, operands first, and itself."""
+        waiting, opened = [node], set[Node]()
+        while waiting:
+            inner = waiting[-1]
+            if scope.find(inner) is not None:
+                waiting.pop()
+            elif inner in opened:
+                yield waiting.pop()
+            else:
+                opened.add(inner)
+                needs = (self.simpler[inner],) if inner in self.simpler else self.narrow.operands(inner)
+                waiting += reversed(needs)
 
     def _simplified(self, node: Node, scope: Scope) -> Variable:
         x = self.at(self.simpler[node], scope)
@@ -295,13 +311,19 @@ class Expressions:
 
     def zero_outside(self, node: Node, masked: frozenset[KernelAxis]) -> bool:
         """Whether an expression is exactly zero in the lanes that overhang any of `masked`."""
-        if node.kind == "load":
-            return not any(has_datum(g.index) for g in node.detail.guards) and masked <= frozenset(self.tile_axes(node.axes))
-        if node.kind == "cast":
-            return self.zero_outside(node.operands[0], masked)
-        if node.kind == "apply" and node.detail.name in ZERO_WHERE_OPERANDS_ARE:
-            return all(self.zero_outside(x, masked) for x in node.operands)
-        return False
+        waiting, seen = [node], {node}
+        while waiting:
+            inner = waiting.pop()
+            if inner.kind == "load":
+                gathered = any(has_datum(guard.index) for guard in inner.detail.guards)
+                if gathered or not masked <= frozenset(self.tile_axes(inner.axes)):
+                    return False
+            elif inner.kind == "cast" or (inner.kind == "apply" and inner.detail.name in ZERO_WHERE_OPERANDS_ARE):
+                waiting += [x for x in inner.operands if x not in seen]
+                seen.update(inner.operands)
+            else:
+                return False
+        return True
 
     def start_accumulator(self, scope: Scope, node: Node) -> None:
         """The accumulator of a reduction over a loop, before it: a tile of the body's shape, folded once at the end."""

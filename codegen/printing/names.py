@@ -10,7 +10,7 @@ import keyword
 import re
 
 MODULES = ("tl", "triton", "torch", "libdevice")
-BUILTINS = ("ValueError", "any", "float", "int", "max", "min", "range", "staticmethod", "sum", "tuple", "zip")
+BUILTINS = ("RuntimeError", "ValueError", "any", "float", "int", "max", "min", "range", "staticmethod", "sum", "tuple", "zip")
 RESERVED = frozenset((*keyword.kwlist, *keyword.softkwlist, *MODULES, *BUILTINS))  # what emitted text means by itself
 LONGEST = 160  # characters: Triton names files after kernels, and a file's name has at most 255 bytes
 

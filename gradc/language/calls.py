@@ -16,12 +16,11 @@ import optree
 
 from gradc import types
 from gradc.entry import UNTOLD, entry, tell_torch
-from gradc.errors import GradcError, UnsupportedError, hide_internals
+from gradc.errors import GradcError, UnsupportedError, hide_internals, refuse_misuse
 from gradc.interpret import evaluate
 from gradc.ir import Graph, Value
 from gradc.leaves import is_array
-from gradc.signature import refuse_misuse
-from gradc.tensors import asked, readable
+from gradc.tensors import ask, is_answered_elsewhere, readable
 from gradc.trace import tracing, tracing_scope
 
 P = ParamSpec("P")
@@ -39,8 +38,8 @@ def array_function(function: Callable[P, R]) -> Callable[P, Any]:
         try:
             if tracing() or any(isinstance(x, Value) for x in leaves(args, kwargs)):
                 return function(*args, **kwargs)
-            if (answer := asked(call, args, kwargs)) is not NotImplemented:
-                return answer
+            if is_answered_elsewhere(args, kwargs):
+                return ask(call, args, kwargs)
             return at_once(function, args, kwargs)
         except Exception as error:
             if isinstance(error, GradcError):

@@ -174,7 +174,8 @@ def _ramp(start: float, step: float, size: int, dtype: DType) -> Value:
             return TABLE["subtract"](constant(start, dtype), _times(apply(Iota(size, dtype)), -step))
         return cast(_plus(_times(apply(Iota(size, narrow)), step), start), dtype)
     exact = apply(Iota(size, dtype if (start, step) == (0, 1) else types.float64))
-    return cast(_plus(_times(exact, step), start), dtype)
+    steps = _times(exact, step)
+    return cast(TABLE["add"](steps, 0.0) if start == 0 and step < 0 else _plus(steps, start), dtype)  # 0 · step is -0
 
 
 def _holds(dtype: DType, number: int) -> bool:

@@ -8,9 +8,10 @@ before the program runs, are refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from operator import index as as_index
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -250,6 +251,9 @@ class Place:
     def divide(self, values: Any) -> Value:
         """`x` with its part at the key divided by `values` (broadcast). Equal indices: the last wins."""
         return self.set(TABLE["divide"].on_values(self.get(), values))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise import_module("gradc.absent").missing("x.at[...]", name, vars(Place))
 
     def _path(self) -> list[Value]:
         """The chain of operations that reads the part, from a stand-in for the array to the part."""

@@ -7,7 +7,11 @@ refused here, with what to write instead.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from opcode import opmap
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -56,14 +60,50 @@ def _getitem(self: Value, key: Any) -> Value:
 
 def _iterate(self: Value) -> Iterator[Value]:
     if self.ndim == 0:
-        raise TraceError("a 0-d array has no elements to iterate over")
+        raise TraceError("a 0-d array has no elements to iterate over", advice=_conversion())
+    wanted = _unpacked_into(sys._getframe(1))
+    if wanted not in (None, self.shape[0]):
+        both = self.operation.name in ("reduce", "max", "min")
+        raise ShapeError(
+            f"{describe(self)} is unpacked into {wanted}, and its first dimension is {self.shape[0]}",
+            advice="gradc.max gives the values alone, gradc.argmax where they are." if both else "",
+        )
     return iter(shaping.unstack(self))
+
+
+def _unpacked_into(frame: FrameType) -> int | None:
+    """How many names the running statement of a frame has on its left: `a, b = x`; None where it is no such one."""
+    code = frame.f_code.co_code
+    return code[frame.f_lasti + 1] if code[frame.f_lasti] == opmap["UNPACK_SEQUENCE"] else None
 
 
 def _length(self: Value) -> int:
     if self.ndim == 0:
-        raise TraceError("a 0-d array has no len()")
+        raise TraceError("a 0-d array has no len()", advice=_conversion())
     return self.shape[0]
+
+
+def _conversion() -> str:
+    """What to say where torch takes an array apart in order to copy it."""
+    source = user_source()
+    converts = source is not None and re.search(r"\btorch\.(as_)?tensor\(", source.text())
+    return "What is traced is an array already: use it as it is, or gradc.stack for several." if converts else ""
+
+
+@method("a number of {}")
+def _number(self: Value, *args: Any) -> NoReturn:
+    """float(x), int(x) and what calls them: functions of `math` take nothing else."""
+    source = user_source()
+    called = re.search(r"\bc?math\.(\w+)\(", source.text()) if source is not None else None
+    advice = import_module("gradc.absent").advice_for("math", called[1]) if called else CONCRETE
+    raise TraceError("it has no value until the program runs", advice=advice)
+
+
+@method("the text of {}")
+def _format(self: Value, specification: str) -> str:
+    if specification:
+        raise TraceError("it has no value until the program runs", advice="Return it, and print it outside.")
+    return str(self)
 
 
 def _refuse(what: str, advice: str) -> Callable[..., NoReturn]:
@@ -83,7 +123,7 @@ def _truth(self: Value) -> NoReturn:
 
 
 def missing_attribute(self: Value, name: str) -> NoReturn:
-    raise AttributeError(f"{describe(self)}, an array that is being traced, has no attribute {name!r}", name=name, obj=self)
+    raise import_module("gradc.absent").missing_of_array(describe(self), name, dir(Value))
 
 
 BRANCHES = (  # what the user's line looks like, and what to write there
@@ -98,7 +138,9 @@ BRANCHES = (  # what the user's line looks like, and what to write there
     (re.compile(r"\b(and|or|not)\b"), "Write `&`, `|` and `~` between conditions, each in parentheses: `(0 < x) & (x < 1)`."),
     (re.compile(r"[<>]=?[^<>,:]+[<>]"), "Python splits a chain of comparisons with `and`: write `(0 < x) & (x < 1)`."),
 )
-BRANCH = "Use gradc.where(condition, a, b) to choose element by element, or gradc.cond(condition, f, g, *operands) to choose a computation."
+BRANCH = (
+    "Use gradc.where(condition, a, b) to choose element by element; an `if` can ask for shapes, dtypes and static arguments."
+)
 CONCRETE = "Compute it from shapes and static arguments, or return it from the compiled function and convert it there."
 
 
@@ -106,12 +148,28 @@ def _reshape(self: Value, *shape: Any) -> Value:
     return shaping.reshape(self, shape[0] if len(shape) == 1 else shape)
 
 
+@method("transpose of {}")
+def _transpose(self: Value, *axes: Any) -> Value:
+    """NumPy's meaning, all dimensions in their new order; torch's two dimensions to be swapped are refused where it is another."""
+    if len(axes) == 2 and all(isinstance(axis, int) for axis in axes):
+        first, second = axes
+        if self.ndim != 2 or (first % 2, second % 2) == (0, 1):
+            raise TraceError(
+                f"({first}, {second}) is no new order of {self.ndim} dimensions",
+                advice=f"Write `x.swapaxes({first}, {second})` to swap two, or name all dimensions in their new order.",
+            )
+    return _permute(self, *axes)
+
+
 def _permute(self: Value, *axes: Any) -> Value:
     order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
     return shaping.transpose(self, order)
 
 
-def _flatten(self: Value) -> Value:
+@method("flatten of {}")
+def _flatten(self: Value, *dimensions: Any, **named: Any) -> Value:
+    if dimensions or named:
+        raise TraceError("it makes one dimension of all", advice="Write `x.reshape(shape)`; -1 stands for what is left.")
     return shaping.reshape(self, (-1,))
 
 
@@ -128,8 +186,10 @@ def _numpy_ufunc(self: Value, ufunc: Any, kind: str, *operands: Any, **kwargs: A
     """NumPy's own functions on a Value: the table's function of the same meaning."""
     function = NUMPY_UFUNCS.get(ufunc)
     if function is None or kind != "__call__" or kwargs:
+        called, name = (f"{ufunc.__name__}.{kind}", SUMS.get(ufunc, "")) if kind != "__call__" else (ufunc.__name__,) * 2
         raise TraceError(
-            f"numpy.{ufunc.__name__} was called on {self!r}, which is being traced", advice="Use the functions of gradc."
+            f"numpy.{called} was called on {self!r}, which is being traced",
+            advice=import_module("gradc.absent").advice_for("numpy", name),
         )
     return function(*operands)
 
@@ -137,7 +197,7 @@ def _numpy_ufunc(self: Value, ufunc: Any, kind: str, *operands: Any, **kwargs: A
 def _numpy_function(self: Value, function: Any, kinds: Any, args: Any, kwargs: Any) -> NoReturn:
     raise TraceError(
         f"numpy.{function.__name__} was called on an array that is being traced",
-        advice="Use the function of gradc, which has NumPy's or the array API's name.",
+        advice=import_module("gradc.absent").advice_for("numpy", function.__name__),
     )
 
 
@@ -145,7 +205,7 @@ def _torch_function(function: Any, kinds: Any, args: Any = (), kwargs: Any = Non
     """torch's functions are refused; of an operator torch hears it as the TypeError that lets the Value's own operator run."""
     raise TraceError(
         f"torch's {function.__name__} was called on an array that is being traced",
-        advice="Use the function of gradc or gradc.nn.",
+        advice=import_module("gradc.absent").advice_for("torch", function.__name__),
     )
 
 
@@ -154,6 +214,7 @@ NUMPY_UFUNCS: dict[Any, Callable[..., Value]] = {row.numpy: FUNCTIONS[name] for 
     np.power: FUNCTIONS["pow"],
     np.floor_divide: FUNCTIONS["floor_divide"],
 }
+SUMS = {np.add: "sum", np.multiply: "prod", np.maximum: "max", np.minimum: "min", np.logical_and: "all", np.logical_or: "any"}
 
 BINARY = {
     "add": ("+", TABLE["add"].on_values),
@@ -189,9 +250,16 @@ METHODS: dict[str, Any] = (
         "__len__": _length,
         "__bool__": _truth,
         "__getattr__": missing_attribute,
-        "__int__": _refuse("int()", CONCRETE),
+        "__int__": _number,
         "__index__": _refuse("the integer value", CONCRETE),
-        "__float__": _refuse("float()", CONCRETE),
+        "__float__": _number,
+        "__round__": _refuse("round()", "Write gradc.round(x)."),
+        "__floor__": _refuse("math.floor()", "Write gradc.floor(x)."),
+        "__ceil__": _refuse("math.ceil()", "Write gradc.ceil(x)."),
+        "__trunc__": _refuse("math.trunc()", "Write gradc.trunc(x)."),
+        "__divmod__": _refuse("divmod()", "Write `x // y` and `x % y`."),
+        "__rdivmod__": _refuse("divmod()", "Write `x // y` and `x % y`."),
+        "__format__": _format,
         "__complex__": _refuse("complex()", CONCRETE),
         "item": _refuse("item()", CONCRETE),
         "tolist": _refuse("tolist()", CONCRETE),
@@ -202,7 +270,7 @@ METHODS: dict[str, Any] = (
         "__array_function__": _numpy_function,
         "__torch_function__": staticmethod(_torch_function),
         "reshape": _reshape,
-        "transpose": _permute,
+        "transpose": _transpose,
         "permute": _permute,
         "flatten": _flatten,
         "ravel": _flatten,

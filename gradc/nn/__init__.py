@@ -3,6 +3,9 @@
 Functions of gradc that torch repeats (tanh, softmax, ...) are here too, under torch's argument names (`dim`).
 """
 
+from typing import NoReturn
+
+from gradc.absent import missing
 from gradc.nn.activation import (
     celu,
     elu,
@@ -63,3 +66,7 @@ __all__ = [
     "relu6", "rms_norm", "running_statistics", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "soft_margin_loss",
     "softmax", "softmin", "softplus", "softshrink", "softsign", "swiglu", "tanh", "tanhshrink", "threshold",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("gradc.nn", name, __all__)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 
 from gradc.codegen.printing.explain import size
+from gradc.errors import printable
 from gradc.runtime.cache import DiskCache
 from gradc.runtime.command.display import console_for, table
 
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         count = len(held.entries())
         held.clear()
         left = len(held.entries())
-        print(f"removed {count - left} of {count} entries from {held.folder}")
+        print(f"removed {count - left} of {count} entries from {printable(str(held.folder))}")
         return 1 if left else 0
     listing(held, options.all)
     return 0
@@ -39,7 +40,9 @@ def listing(held: DiskCache, everything: bool) -> None:
     entries = held.entries()
     latest = entries if everything else entries[-LATEST:]
     console, total = console_for(), size(sum(entry.size for entry in entries))
-    console.print(f"{held.folder}: {len(entries)} entries, {total}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{printable(str(held.folder))}: {len(entries)} entries, {total}", highlight=False, markup=False, soft_wrap=True
+    )
     shown = table("", "key", "what", "size", "age", numbers=("size", "age"))
     for entry in latest:
         shown.add_row(

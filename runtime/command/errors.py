@@ -9,7 +9,7 @@ import os
 import sys
 from types import TracebackType
 
-from gradc.errors import GradcError, Source, is_internal
+from gradc.errors import GradcError, Source, is_internal, printable
 
 
 class CommandError(GradcError, RuntimeError):
@@ -31,8 +31,8 @@ def told(error: BaseException) -> str:
         return str(error)
     source = Source(error.filename or "", error.lineno or 0) if isinstance(error, SyntaxError) else blamed(error.__traceback__)
     if isinstance(error, OSError) and error.strerror and source is None:
-        return f"{error.filename}: {error.strerror}"
-    message = f"{type(error).__name__}: {error}"
+        return f"{printable(str(error.filename))}: {error.strerror}"
+    message = "\n".join(map(printable, f"{type(error).__name__}: {error}".split("\n")))
     if source is None:
         return f"{message}\n  This is a bug of gradc. GRADC_DEBUG=1 shows the traceback."
     return f"{message}\n{source.pointed()}"

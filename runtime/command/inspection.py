@@ -12,6 +12,7 @@ from typing import Any
 
 import optree
 
+from gradc.errors import printable
 from gradc.runtime.command.display import build_table, console_for, cost_table, kernel_table, print_code, saved_table
 from gradc.runtime.command.errors import CommandError
 from gradc.runtime.command.target import Ranged, target_of, wrt_of
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if options.build:
         show_build(console, low, options.build)
     if options.export:
-        console.print(f"wrote {low.export(options.export)}", highlight=False, markup=False)
+        console.print(f"wrote {printable(str(low.export(options.export)))}", highlight=False, markup=False)
     return 0
 
 

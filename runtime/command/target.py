@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gradc.errors import printable
 from gradc.runtime.command.errors import CommandError
 from gradc.runtime.compile import Compiled, compile
 from gradc.types import Spec, as_dtype, spec
@@ -76,10 +77,10 @@ def loaded_function(text: str) -> Callable:
     found: Any = loaded_file(Path(place)) if place.endswith(".py") else loaded_module(place)
     for part in name.split("."):
         if not hasattr(found, part):
-            raise CommandError(f"{place} has no function {name!r}", _suggestion(part, found))
+            raise CommandError(f"{printable(place)} has no function {name!r}", _suggestion(part, found))
         found = getattr(found, part)
     if not callable(found):
-        raise CommandError(f"{text} is a {type(found).__name__}, which cannot be called")
+        raise CommandError(f"{printable(text)} is a {type(found).__name__}, which cannot be called")
     return found
 
 
@@ -100,7 +101,7 @@ def loaded_module(name: str) -> ModuleType:
 def loaded_file(path: Path) -> ModuleType:
     """A file as a module; what lies beside it can be imported from it."""
     if not path.is_file():
-        raise CommandError(f"there is no file {path}")
+        raise CommandError(f"there is no file {printable(str(path))}")
     sys.path.insert(0, str(path.resolve().parent))
     description = importlib.util.spec_from_file_location(path.stem, path.resolve())
     assert description is not None
@@ -172,12 +173,14 @@ def bound(function: Callable, title: str, given: dict[str, Any]) -> tuple[tuple[
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [name for name in given if name not in parameters]
     if unknown and not takes_any:
-        raise CommandError(f"{title} has no parameter {unknown[0]!r}", f"Its parameters are {', '.join(parameters)}.")
+        raise CommandError(
+            f"{printable(title)} has no parameter {unknown[0]!r}", f"Its parameters are {', '.join(parameters)}."
+        )
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     absent = [name for name in needed if name not in given]
     if absent:
         raise CommandError(
-            f"{title} needs {', '.join(absent)}",
+            f"{printable(title)} needs {', '.join(absent)}",
             f"Add --arg {absent[0]}=f32[...] for an array, or --static {absent[0]}=... for anything else.",
         )
     args: list[Any] = []
