@@ -1,6 +1,6 @@
 """Makes Triton's interpreter say what the GPU says, where the two are known to differ.
 
-As it ships it multiplies and compares bfloat16 by their bit patterns, rounds to bfloat16 towards zero, keeps a NaN that
+As it ships it gives a comparison the dtype it compares, multiplies and compares bfloat16 by their bit patterns, rounds to bfloat16 towards zero, keeps a NaN that
 compiled code drops, folds a reduction one element at a time, and returns None from libdevice. Each repair stands beside
 its reason; nothing here changes what is compiled.
 """
@@ -28,6 +28,7 @@ BITS = np.dtype(np.uint16)  # how the interpreter holds bfloat16
 @functools.cache
 def install() -> None:
     """Repair the interpreter of this process, once."""
+    _repair_comparisons(InterpreterBuilder)
     _repair_bfloat16(InterpreterBuilder)
     _repair_nan(InterpreterBuilder)
     _repair_all_ones(InterpreterBuilder)
@@ -49,6 +50,17 @@ def rounded(data: np.ndarray, dtype: Any) -> np.ndarray:
     if dtype == tl.bfloat16:
         return data.astype(np.float32).astype(ml_dtypes.bfloat16).view(BITS)
     return data.astype(interpreter._get_np_dtype(dtype))
+
+
+def _repair_comparisons(builder: Any) -> None:
+    """A comparison is of the dtype it compares, so that one of two scalars is no truth value once it is spread over a block."""
+    binary = builder.binary_op
+
+    def repaired_binary(self, left, right, operation):
+        result = binary(self, left, right, operation)
+        return TensorHandle(result.data, tl.int1) if result.data.dtype == bool else result
+
+    builder.binary_op = repaired_binary
 
 
 def _repair_bfloat16(builder: Any) -> None:
