@@ -185,6 +185,15 @@ def to_numpy(array: Any) -> np.ndarray:
     return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
 
 
+def row_major(array: np.ndarray) -> np.ndarray:
+    """The elements as torch takes them over: row-major, in this machine's byte order, writeable.
+
+    NumPy calls an array contiguous whatever the strides of axes with one element or none are; torch refuses negative and odd ones.
+    """
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    return array.copy() if any(stride < 0 or stride % array.itemsize for stride in array.strides) else array
+
+
 def _held(array: np.ndarray, value: Value) -> np.ndarray:
     """`array` as a Value's array is held: in the dtype arithmetic runs in."""
     if array.shape != value.shape:

@@ -18,7 +18,7 @@ from gradc.codegen.lower import differentiate, lower_graph, lower_pair, with_lit
 from gradc.codegen.printing.explain import story
 from gradc.codegen.residuals import Partition
 from gradc.errors import UnsupportedError, require
-from gradc.interpret import evaluate_values, finished, to_numpy
+from gradc.interpret import evaluate_values, finished, row_major, to_numpy
 from gradc.ir import Graph
 from gradc.leaves import Literal
 from gradc.runtime import forks
@@ -141,13 +141,8 @@ def to_torch(array: Any, device: Any) -> Any:
         return array.detach().to(device)
     array = np.asarray(array)
     if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(_owned(array).view(np.int16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(_owned(array)).to(device)
-
-
-def _owned(array: np.ndarray) -> np.ndarray:
-    """Row-major, in this machine's byte order, and writeable: torch takes nothing else, or warns."""
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+        return torch.from_numpy(row_major(array).view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(row_major(array)).to(device)
 
 
 def from_torch(tensor: Any) -> np.ndarray:

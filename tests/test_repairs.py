@@ -199,6 +199,13 @@ def test_bfloat16_arithmetic():
 NAN = math.nan
 
 
+@pytest.mark.parametrize("comparison", ["==", "!=", "<", "<=", ">", ">="])
+def test_comparison_of_two_scalars_beside_a_block(comparison):
+    of_scalars = f"(tl.full([], 1.0, tl.float32) {comparison} 1.0)"
+    found = run(f"tl.where((x > 0.0) & {of_scalars}, 1.0, 0.0)", torch.tensor([2.0, -2.0, 3.0]))
+    assert found.tolist() == ([1.0, 0.0, 1.0] if "=" in comparison.replace("!=", "") else [0.0] * 3)
+
+
 def test_maximum_treats_nan_as_compiled_code_does():
     x, y = torch.tensor([1.0, NAN, 3.0, NAN]), torch.tensor([2.0, 2.0, NAN, NAN])
     results = [

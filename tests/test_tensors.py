@@ -234,3 +234,30 @@ def test_a_sign_that_torch_has_put_off(backend):
     torch.testing.assert_close(gradc.compile(backend=backend)(lambda x: x * constant)(X), -X * Y)
     x = X.clone().requires_grad_()
     torch.testing.assert_close(torch.autograd.grad(double(x), x, constant)[0], -2 * Y)
+
+
+OF_ONE_ELEMENT = {  # NumPy calls all of these contiguous
+    "reversed": lambda: np.ones((1, 3), np.float32)[::-1],
+    "reversed columns": lambda: np.ones((3, 1), np.float32)[:, ::-1],
+    "reversed halves": lambda: np.ones((1, 1), np.float16)[::-1, ::-1],
+    "reversed integers": lambda: np.ones(1, np.int32)[::-1],
+    "reversed nothing": lambda: np.ones((0, 3), np.float32)[::-1],
+    "odd stride": lambda: np.ones(1, np.dtype([("a", "i1"), ("b", "f4")]))["b"],
+    "odd stride, two": lambda: np.ones(2, np.dtype([("a", "i1"), ("b", "f4")]))["b"],
+}
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("make", OF_ONE_ELEMENT.values(), ids=OF_ONE_ELEMENT)
+def test_strides_that_torch_refuses(make):
+    array = make()
+    np.testing.assert_array_equal(gradc.compile(backend="interpret")(lambda x: x + x)(array), array + array)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (1,), (0, 3)])
+def test_results_of_one_element_along_an_axis(shape, dtype):
+    x = torch.ones(shape, dtype=dtype)
+    flip = lambda x: gradc.flip(x)
+    assert torch.equal(flip(x), x)
+    assert torch.equal(gradc.compile(backend="numpy")(flip)(x), x)

@@ -13,6 +13,7 @@ from gradc.types import DType
 IDENTITIES = {"sum": 0, "prod": 1, "max": float("-inf"), "min": float("inf")}
 BINARY = re.compile(r"\{x\} (\S+) \{y\}")
 CALL = re.compile(r"[\w.]+\([^()]*\)")
+ARGUMENT = re.compile(r"(?<=[(,])\s*\{[xyz]\}(?=[,)])")  # an operand that is an argument by itself
 
 
 def bindings(template: str) -> tuple[int, int, int]:
@@ -27,7 +28,8 @@ def bindings(template: str) -> tuple[int, int, int]:
     if template in ("-{x}", "~{x}"):
         return UNARY, UNARY, UNARY
     if CALL.fullmatch(template):
-        return 0, 0, ATOM
+        operand = ATOM if "{" in ARGUMENT.sub("", template) else 0
+        return operand, operand, ATOM
     return ATOM, ATOM, 0
 
 

@@ -17,7 +17,7 @@ import optree
 from gradc import types
 from gradc.entry import UNTOLD, entry, tell_torch
 from gradc.errors import GradcError, UnsupportedError, hide_internals, refuse_misuse
-from gradc.interpret import evaluate
+from gradc.interpret import evaluate, row_major
 from gradc.ir import Graph, Value
 from gradc.leaves import is_array
 from gradc.tensors import ask, is_answered_elsewhere, readable
@@ -100,7 +100,7 @@ def in_kind(array: np.ndarray, tensors: list[Any]) -> Any:
         return array
     import torch
 
-    array = np.ascontiguousarray(array).reshape(array.shape)
+    array = row_major(array)
     if types.as_dtype(array.dtype) == types.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(tensors[0].device)
     return torch.from_numpy(array).to(tensors[0].device)
