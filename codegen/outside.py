@@ -65,9 +65,9 @@ def _without_statistics(value: Value, made: set[Value]) -> Value | None:
     if not steps:
         return None
     with on_behalf_of(value, value.note, auxiliary=True):
-        whole = put_together(apply(operation, *operands), steps)
-    whole.auxiliary = value.auxiliary
-    return whole
+        outside = put_together(apply(operation, *operands), steps)
+    outside.auxiliary = value.auxiliary
+    return outside
 
 
 def _split(value: Value, summed: list[int], made: set[Value]) -> Walk[tuple[Value | None, list[Factor]]]:

@@ -18,6 +18,7 @@ TEXT = """# Conventions
 
 What gradc gives at kinks and saturations, at ties, at infinity and NaN, and for nothing at all. `python -m examples.conventions` writes this page from
 the rows of the table ([`gradc/ops.py`](../gradc/ops.py)) and from [`gradc/conventions.py`](../gradc/conventions.py); the tests run every line of it, forward and backward.
+[Where gradc differs](differences.md) from PyTorch, NumPy and the array API has a page of its own.
 
 ## Zeros that a selection made
 

@@ -39,7 +39,7 @@ PACKAGE_FOLDERS = _package_folders()
 SHIPPED_PROGRAMS = (f"{os.sep}demo{os.sep}digits.py",)  # written in the language, so their lines are shown as a user's are
 LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("torch", "numpy"))
 GO_BETWEENS = tuple(f"{os.sep}{name}" for name in ("functools.py", "contextlib.py", f"optree{os.sep}ops.py"))
-LOOKUPS = ("__getattr__", "missing_attribute")  # functions that raise AttributeError for a name the user misspelt
+LOOKUPS = ("__getattr__", "missing_attribute", "_followed")  # functions that raise AttributeError for a name the user misspelt
 
 
 @dataclass(frozen=True, slots=True)

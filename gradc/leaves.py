@@ -8,12 +8,13 @@ meaning, which works on object arrays too) and `transpose` (the cotangent of a l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradc import types
+from gradc.derived import Derived, derivation
 from gradc.errors import DTypeError, ShapeError, TraceError
 from gradc.interval import ARGUMENT, TRUTH, UNKNOWN, Interval
 from gradc.ir import Value, apply
@@ -102,12 +103,17 @@ class Constant(Structural):
 
 @dataclass(frozen=True, eq=False)
 class Literal(Given):
-    """An array the user's function closed over, read by reference at each call."""
+    """An array the user's function closed over, read by reference at each call, or `derived` from such by torch."""
 
-    array: Any
+    array: Any = field(repr=False)  # a program on disk is found by what it is, not by what the array holds
     shape: Shape
     dtype: DType
+    derived: Derived | None = field(default=None, repr=False)
     name = "literal"
+
+    def now(self) -> Any:
+        """The array at this moment."""
+        return self.array if self.derived is None else self.derived.again()
 
     def result(self) -> tuple[Shape, DType]:
         return self.shape, self.dtype
@@ -269,7 +275,7 @@ def as_value(x: Any) -> Value:
     if is_array(x):
         if not isinstance(x, np.ndarray | np.generic):
             readable([x])
-        return apply(Literal(x, tuple(x.shape), types.as_dtype(x.dtype)))
+        return apply(Literal(x, tuple(x.shape), types.as_dtype(x.dtype), derivation(x)))
     raise TraceError(
         f"expected an array or a number, got {type(x).__name__}",
         advice="Convert it with numpy.asarray before the call, or pass it as a static argument.",

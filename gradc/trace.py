@@ -16,6 +16,7 @@ from typing import Any
 import optree
 
 from gradc import ir
+from gradc.derived import following_torch
 from gradc.entry import entry
 from gradc.errors import TraceError, printable, refuse_called_attribute
 from gradc.ir import Graph, Value
@@ -95,12 +96,13 @@ def _traced(function: Callable, args: tuple, kwargs: dict) -> tuple[Traced, list
         following = iter(inputs)
         given = [next(following) if is_input else _unwrapped(leaf) for leaf, is_input in zip(leaves, dynamic, strict=True)]
         traced_args, traced_kwargs = optree.tree_unflatten(tree, given)
-        try:
-            result = function(*traced_args, **traced_kwargs)
-        except TypeError as error:
-            refuse_called_attribute(error)
-            raise
-        outputs, output_tree, places = flat_results(result)
+        with following_torch():
+            try:
+                result = function(*traced_args, **traced_kwargs)
+            except TypeError as error:
+                refuse_called_attribute(error)
+                raise
+            outputs, output_tree, places = flat_results(result)
     graph = Graph(inputs, outputs, name_outputs(outputs, places, set(inputs)), title_of(function))
     return Traced(graph, tree, dynamic, output_tree, specs), made
 

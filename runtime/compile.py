@@ -270,9 +270,10 @@ def results_of(prepared: Prepared, arrays: list[Any]) -> Any:
     What the function closed over counts as an argument: a tensor among it puts the results on torch's tape.
     """
     executable = prepared.executable
-    arrays = [*arrays, *executable.literals()]
+    literals = executable.literals()
+    readable(array for array in literals if not isinstance(array, np.ndarray | np.generic))  # arguments were asked before
+    arrays = [*arrays, *literals]
     tensors = [array for array in arrays if not isinstance(array, np.ndarray | np.generic)]
-    readable(tensors)
     refuse_devices(tensors, executable.backend)
     if not tensors:
         return prepared.traced.results([as_numpy(array) for array in executable.run(arrays)])

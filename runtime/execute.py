@@ -50,14 +50,15 @@ class Executable:
         self.graph = with_literals(graph)
         self.backend, self.memory_budget, self.deterministic = backend, memory_budget, deterministic
         self.device = device
-        self._literals = [value.operation.array for value in self.graph.inputs if isinstance(value.operation, Literal)]
+        self._literals = [value.operation for value in self.graph.inputs if isinstance(value.operation, Literal)]
         self._plans: dict[tuple[tuple[int, ...], Any], Plan] = {}  # by what is differentiated, and the GPU
         self._partitions: dict[tuple[int, ...], Partition] = {}
         self._lock = forks.lock()
 
     def literals(self) -> list[Any]:
         """What the function closed over, as it is now, row-major."""
-        return [array.resolve_neg().contiguous() if hasattr(array, "contiguous") else array for array in self._literals]
+        arrays = [literal.now() for literal in self._literals]
+        return [array.resolve_neg().contiguous() if hasattr(array, "contiguous") else array for array in arrays]
 
     def run(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, without anything kept for a backward."""

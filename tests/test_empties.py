@@ -83,7 +83,7 @@ WITH_A_MAXIMUM = {  # no axis that a maximum is taken along
     "argmax": lambda b, m, k, n: (lambda x: (gradc.argmax(x, axis=1), gradc.argmin(x, axis=1)), array(m, 3, k)),
     "softmax": lambda b, m, k, n: (lambda x: gradc.softmax(x, axis=1), array(m, 3, k)),
     "cross entropy": lambda b, m, k, n: (lambda x, w, i: nn.cross_entropy(x @ w, i), array(m, k), array(k, 3), integers(m)),
-    "attention": lambda b, m, k, n: (nn.scaled_dot_product_attention, array(b, m, 4), array(b, 3, 4), array(b, 3, n)),
+    "attention": lambda b, m, k, n: (nn.scaled_dot_product_attention, array(b, m, k), array(b, 3, k), array(b, 3, n)),
 }
 
 

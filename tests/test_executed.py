@@ -11,13 +11,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-import gallery_in_torch  # noqa: E402
 from executed import KernelFault, entry, executing, module_of  # noqa: E402
 from kernels import EPSILON, LARGE_PRODUCTS, force_loops, outputs_and_gradients, tensor  # noqa: E402
 
 import gradc  # noqa: E402
 from benchmarks import peers, timing  # noqa: E402
 from benchmarks.workloads import WORKLOADS, workload  # noqa: E402
+from examples import in_torch  # noqa: E402
 from examples.gallery import GALLERY, piece  # noqa: E402
 from gradc.codegen.device import H200  # noqa: E402
 
@@ -76,7 +76,7 @@ def test_a_function_of_the_gallery(name, looped, monkeypatch, tmp_path):
     cotangent = lambda i, out: tensor(*out.shape, dtype=dtypes[0], seed=100 + i).to(out.dtype)
     with executing():
         got = outputs_and_gradients(function, arrays, row.wrt, cotangent)
-    want = outputs_and_gradients(getattr(gallery_in_torch, name), exact, row.wrt, cotangent)
+    want = outputs_and_gradients(getattr(in_torch, name), exact, row.wrt, cotangent)
     for kind, ours, theirs in zip(("result", "gradient"), got, want, strict=True):
         for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             error = (a.double() - b).norm() / b.norm()

@@ -258,6 +258,8 @@ def test_the_slope_of_a_product_of_many_factors(count):
     x = np.random.default_rng(0).uniform(0.9, 1.1, count)
     slopes = run(gradc.grad(gradc.prod), x)
     np.testing.assert_allclose(slopes, np.prod(x) / x, rtol=1e-12)
+    _, slope = run(lambda x: gradc.jvp(gradc.prod, (x,), (x,)), x)
+    np.testing.assert_allclose(slope, count * np.prod(x), rtol=1e-12)
 
 
 # Out of bounds --------------------------------------------------------------------------------------------------------

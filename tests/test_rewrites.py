@@ -27,6 +27,11 @@ def along(r, shape=(2, 3), axes=(0,)):
     return apply(Broadcast(shape, axes), r)
 
 
+def of_rows(i, shape=(2, 3), axes=(0,)):
+    """A condition on rows."""
+    return along(op["equal"](apply(Reshape((2,)), i), 1), shape, axes)
+
+
 def f32(x):
     return cast(x, types.float32)
 
@@ -125,6 +130,7 @@ CASES = {
         lambda b: op["where"](b, constant(True, types.bool_, (2, 3)), constant(False, types.bool_, (2, 3))),
         lambda b: op["where"](b, constant(False, types.bool_, (2, 3)), constant(True, types.bool_, (2, 3))),
     ],
+    "condition_twice": [lambda b: op["logical_and"](b, b), lambda b: op["logical_or"](b, b)],
     "negated_condition": [lambda b, x, y: op["where"](op["logical_not"](b), x, y)],
     "small_power": [lambda x, n=n: op["pow"](x, n) for n in (0.0, 1.0, 2.0, 3.0, -1.0, 0.5, -0.5)],
     "square_as_product": [lambda x: op["square"](x)],
@@ -206,6 +212,14 @@ CASES = {
         lambda x: total(share(x), 1),
         lambda x, r: total(share(x) * along(r), 1),
         lambda x, b, r: total(op["where"](b, x / along(r), 0.0), 1),
+    ],
+    "selection_leaves_sum": [
+        lambda x, i: total(op["where"](of_rows(i), x, 0.0), 1),
+        lambda x, i: total(op["where"](of_rows(i, axes=(1,), shape=(3, 2)), apply(Permute((1, 0)), x), 0.0), 0),
+    ],
+    "selection_leaves_contraction": [
+        lambda x, y, i: contract(op["where"](of_rows(i), x, 0.0), y, (0, 2), (1, 2), (0, 1)),
+        lambda x, y, i: contract(y, op["where"](of_rows(i), x, 0.0), (1, 2), (0, 2), (1, 0)),
     ],
     "split_sum": [
         lambda x, y, r: total(x * along(r) + y, 1),

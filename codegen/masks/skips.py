@@ -155,12 +155,12 @@ class Positional:
 
     def _composed(self, node: Node) -> Ramp | None:
         """A row of constants and of functions of one position."""
-        parts = [self._ramp[x] for x in node.operands]
-        moving = [part for part in parts if part is not None and part.along.terms]
-        if any(part is None for part in parts) or len({part.along for part in moving}) != 1:
+        parts = [part for x in node.operands if (part := self._ramp[x]) is not None]
+        moving = [part for part in parts if part.along.terms]
+        if len(parts) < len(node.operands) or len({part.along for part in moving}) != 1:
             return None
         function, length = node.detail.numpy, sum(part.length for part in parts)  # type: ignore[union-attr]
-        ramp = _ramp_of(moving[0].along, lambda t: function(*(part.values(t) for part in parts)))  # type: ignore[union-attr]
+        ramp = _ramp_of(moving[0].along, lambda t: function(*(part.values(t) for part in parts)))
         return ramp and _longer(ramp, ramp.values, length)
 
 

@@ -58,7 +58,12 @@ def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Value:
         return constant(-inf, x.dtype, ones if keepdims else kept)
     peak = stop_gradient(max(x, axis=axes, keepdims=True))
     finite = isfinite(peak)
-    x = where(finite, x, stop_gradient(x))  # other rows have no derivative: there it would be exp(-inf - -inf)
-    total = sum(exp(x - peak), axis=axes, keepdims=True)
+    x = constant_unless(finite, x)  # of other rows exp(-inf - -inf) is nan, and would be in the derivative
+    total = constant_unless(finite, sum(exp(x - peak), axis=axes, keepdims=True))
     result = where(finite, log(total) + peak, peak)
     return result if keepdims else reshaped(result, kept)
+
+
+def constant_unless(condition: Value, x: Value) -> Value:
+    """`x`, which has no derivative where the condition does not hold."""
+    return where(condition, x, stop_gradient(x))

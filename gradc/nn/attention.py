@@ -78,7 +78,7 @@ def attend(
     query: Value, key: Value, value: Value, mask: Value | None, is_causal: bool, scale: float | None, drop: Drop
 ) -> Value:
     """Attention of heads that match or broadcast, its weights dropped by `drop`."""
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale  # heads of width 0 see all keys alike
     scores = g.einsum("...qd,...kd->...qk", query, key) * scale
     if is_causal:
         rows, columns = scores.shape[-2:]

@@ -296,6 +296,13 @@ def condition_itself(value: Value) -> Value | None:
     return condition if yes else built("logical_not", condition)
 
 
+@rewrite("logical_and", "logical_or")
+def condition_twice(value: Value) -> Value | None:
+    """c and c = c, c or c = c"""
+    a, b = value.operands
+    return a if a is b else None
+
+
 @rewrite("where")
 def negated_condition(value: Value) -> Value | None:
     """where(not c, a, b) = where(c, b, a)"""

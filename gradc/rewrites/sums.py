@@ -103,6 +103,36 @@ def factors_leave_sum(value: Value) -> Value | None:
     return _summed(value, rest, steps)
 
 
+@rewrite("sum", holds=DERIVATIVE)
+def selection_leaves_sum(value: Value) -> Value | None:
+    """sum_k(where(c, x_k, 0)) = where(c, sum_k x_k, 0) for a c that does not vary along what is summed."""
+    axes, selected = value.operation.axes, inside(value.operands[0], "where")
+    if not selected or constant_of(selected[2]) != 0 or not is_constant_along(selected[0], axes):
+        return None
+    return built(
+        "where", dropped(selected[0], axes), apply(value.operation, selected[1]), constant(0, value.dtype, value.shape)
+    )
+
+
+@rewrite("contract", holds=DERIVATIVE)
+def selection_leaves_contraction(value: Value) -> Value | None:
+    """contract(where(c, x, 0), y) = where(c, contract(x, y), 0) for a c that does not vary along what is summed.
+
+    Where y is infinite or nan and c does not hold, 0·y was nan.
+    """
+    operation = value.operation
+    for side, labels in enumerate((operation.lhs, operation.rhs)):
+        selected = inside(value.operands[side], "where")
+        summed = [i for i, label in enumerate(labels) if label not in operation.out]
+        if not selected or constant_of(selected[2]) != 0 or not is_constant_along(selected[0], summed):
+            continue
+        own = [operation.out.index(label) for label in labels if label in operation.out]
+        condition = spread(dropped(selected[0], summed), value.shape, own)
+        pair = (selected[1], value.operands[1]) if side == 0 else (value.operands[0], selected[1])
+        return built("where", condition, apply(operation, *pair), constant(0, value.dtype, value.shape))
+    return None
+
+
 def _summed(value: Value, rest: Value, steps: Sequence[Factor]) -> Value:
     """The sum of what varies, with what does not put back; in a derivative 0 for the deviations from a mean, 1 for shares of a sum.
 

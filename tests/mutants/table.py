@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant(STRUCTURAL, '(itself, 1, others))', '(itself, 0, others))', RULES),
     Mutant(STRUCTURAL, "tangent = apply(Reshape(groups), _filled(tangent, groups[-2] * size, 0))", "tangent = apply(Reshape(groups), _filled(tangent, groups[-2] * size, 1))", "tests/test_narrow.py -k factors"),
     Mutant(STRUCTURAL, "Cumulative(self.axis, not self.reverse)", "Cumulative(self.axis, self.reverse)", RULES),
-    Mutant(STRUCTURAL, "origin.is_floating and self.dtype.is_floating", "origin.is_floating", "tests/test_autodiff.py -k integers"),
+    Mutant(STRUCTURAL, "apply(Gather(self.axis), cotangent, value.operands[1])", "apply(Gather(0), cotangent, value.operands[1])", RULES),
     Mutant(STRUCTURAL, "range(value.ndim) if i not in self.axes)),)", "range(value.ndim) if i in self.axes)),)", RULES),
     Mutant(STRUCTURAL, "max(n - 1, 0) * i, i + 1)", "max(n - 1, 0) * i, 1)", "tests/test_autodiff.py tests/test_interpret.py"),
 
