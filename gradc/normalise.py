@@ -19,6 +19,7 @@ from gradc.rewrites import ELEMENTWISE, REWRITES, Rewrite
 from gradc.sharing import reuse_products, reuse_quotients
 from gradc.structure import Concatenate, Flip, Keep, Marker, Pad, Permute, Slice, StopGradient, Variable
 from gradc.table import TABLE
+from gradc.walks import Walk, walked
 
 ROUNDS = 4
 VIEWS = (Broadcast, Cast, Permute, Reshape)
@@ -118,23 +119,30 @@ class Rewriter:
         self.start = moment()
 
     def normal_form(self, value: Value) -> Value:
-        """The Value equal to this one to which no rule applies. What a rule returns is only a few operations deep."""
+        """The Value equal to this one to which no rule applies."""
+        return walked(self._normal_form(value))
+
+    def _normal_form(self, value: Value) -> Walk[Value]:
         if value not in self.forms:
-            operands = tuple(self.normal_form(operand) for operand in value.operands)
-            self.forms[value] = self._simplified(with_operands(value, operands))
+            for operand in value.operands:
+                if operand not in self.forms:
+                    yield self._normal_form(operand)
+            operands = tuple(self.forms[operand] for operand in value.operands)
+            self.forms[value] = yield self._simplified(with_operands(value, operands))
         return self.forms[value]
 
-    def _simplified(self, value: Value) -> Value:
+    def _simplified(self, value: Value) -> Walk[Value]:
         """The normal form of a Value whose operands have theirs."""
         known = self.unique.setdefault(_key(value), value)
         if known.auxiliary and not value.auxiliary and known.number > self.start:
             known.auxiliary = False  # the user wrote it too
         value = known
         if value not in self.forms:
-            self.forms[value] = self._changed_by_rules(value)
+            simpler = self._changed_by_a_rule(value)
+            self.forms[value] = value if simpler is None else named_after((yield self._normal_form(simpler)), value)
         return self.forms[value]
 
-    def _changed_by_rules(self, value: Value) -> Value:
+    def _changed_by_a_rule(self, value: Value) -> Value | None:
         with on_behalf_of(value, value.note, auxiliary=True):
             for rule in RULES[value.operation.name]:
                 since = moment()
@@ -146,8 +154,8 @@ class Rewriter:
                         f"{rule.name} turned {value!r} into {simpler!r}"
                     )
                     self.steps_left -= 1
-                    return named_after(self.normal_form(simpler), value)
-        return value
+                    return simpler
+        return None
 
 
 def settle(value: Value, since: int) -> None:

@@ -78,13 +78,17 @@ def _maximum_of(peak: Value) -> Value | None:
 
 def _itself(x: Value) -> Value:
     """The Value that another is but for its derivative: x for stop_gradient(x) and where(c, x, stop_gradient(x))."""
-    while True:
-        if isinstance(x.operation, StopGradient):
-            x = x.operands[0]
-        elif x.operation is TABLE["where"] and _itself(x.operands[1]) is _itself(x.operands[2]):
-            x = _itself(x.operands[1])
-        else:
-            return x
+    found = _inner(x)
+    return x if found is None else found
+
+
+@inherited
+def _inner(value: Value, operands: list[Value | None]) -> Value | None:
+    """`_itself` where that is another Value."""
+    same = [x if inner is None else inner for x, inner in zip(value.operands, operands, strict=True)]
+    if isinstance(value.operation, StopGradient):
+        return same[0]
+    return same[1] if value.operation is TABLE["where"] and same[1] is same[2] else None
 
 
 def _holds_a_one(value: Value) -> bool:

@@ -16,6 +16,7 @@ from gradc.rewrites.matching import built, inside
 from gradc.structure import Contract, Permute, Reduce
 
 Factors = Counter[tuple[str, int]]
+MOST_FACTORS = 200  # steps into a product of products
 
 
 def reuse_quotients(graph: Graph) -> Graph:
@@ -162,22 +163,29 @@ def _plain(value: Value) -> Value:
 
 
 def _atoms(value: Value) -> Iterator[tuple[str, Value]]:
-    """The factors of a product, casts aside: ("", x), ("/", divisor), ("where", condition) of where(condition, x, 0)."""
-    value = _plain(value)
-    if operands := inside(value, "multiply"):
-        for operand in operands:
-            yield from _atoms(operand)
-    elif operands := inside(value, "divide"):
-        yield from _atoms(operands[0])
-        yield "/", operands[1]
-    elif (operands := inside(value, "where")) and constant_of(operands[2]) == 0:
-        yield from _atoms(operands[1])
-        yield "where", operands[0]
-    elif operands := inside(value, "negative"):
-        yield from _atoms(operands[0])
-        yield "negative", value
-    else:
-        yield "", value
+    """The factors of a product, casts aside: ("", x), ("/", divisor), ("where", condition) of where(condition, x, 0).
+
+    No more than MOST_FACTORS are taken apart.
+    """
+    waiting: list[tuple[str | None, Value]] = [(None, value)]  # None: not yet looked into
+    for _ in range(MOST_FACTORS):
+        if not waiting:
+            return
+        kind, x = waiting.pop()
+        x = _plain(x) if kind is None else x
+        if kind is not None:
+            yield kind, x
+        elif operands := inside(x, "multiply"):
+            waiting += [(None, operands[1]), (None, operands[0])]
+        elif operands := inside(x, "divide"):
+            waiting += [("/", operands[1]), (None, operands[0])]
+        elif (operands := inside(x, "where")) and constant_of(operands[2]) == 0:
+            waiting += [("where", operands[0]), (None, operands[1])]
+        elif operands := inside(x, "negative"):
+            waiting += [("negative", x), (None, operands[0])]
+        else:
+            yield "", x
+    yield from (("" if kind is None else kind, x) for kind, x in reversed(waiting))
 
 
 def _factors(values: Iterable[Value]) -> tuple[Factors, float]:

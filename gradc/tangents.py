@@ -15,6 +15,7 @@ from gradc.ranges import interval_of, may_be_zero
 from gradc.table import TABLE
 
 Tangent = Value | None
+NESTED = 8  # selections inside selections that are looked into; what lies deeper is multiplied as `times` does
 
 
 def zeros_like(value: Value) -> Value:
@@ -22,31 +23,31 @@ def zeros_like(value: Value) -> Value:
     return constant(0, value.dtype, value.shape)
 
 
-def total(a: Tangent, b: Tangent) -> Tangent:
-    """a + b; two selections by one condition become one."""
+def total(a: Tangent, b: Tangent, nested: int = NESTED) -> Tangent:
+    """a + b; two selections by one condition become one, also inside such ones, NESTED of them."""
     if a is None or b is None:
         return b if a is None else a
     chosen_a, chosen_b = selection(a), selection(b)
-    if chosen_a is None or chosen_b is None or chosen_a[0] is not chosen_b[0]:
+    if not nested or chosen_a is None or chosen_b is None or chosen_a[0] is not chosen_b[0]:
         return TABLE["add"](a, b)
     condition, yes, no = chosen_a
-    return select(condition, total(yes, chosen_b[1]), total(no, chosen_b[2]))
+    return select(condition, total(yes, chosen_b[1], nested - 1), total(no, chosen_b[2], nested - 1))
 
 
-def scale(partial: Any, tangent: Tangent, known: int) -> Tangent:
+def scale(partial: Any, tangent: Tangent, known: int, nested: int = NESTED) -> Tangent:
     """partial · tangent. A partial made after Value number `known` is looked into; an older one is only multiplied by.
 
-    Plain numbers 0, 1 and -1 vanish, selections and signs move outwards, and a reciprocal divides.
+    Plain numbers 0, 1 and -1 vanish, selections (NESTED of them) and signs move outwards, and a reciprocal divides.
     """
     number = constant_of(partial) if isinstance(partial, Value) else partial
     if tangent is None or number == 0:
         return None
     if number is not None:
         return tangent if number == 1 else TABLE["negative"](tangent) if number == -1 else TABLE["multiply"](tangent, number)
-    chosen = selection(tangent)
+    chosen = selection(tangent) if nested else None
     if chosen is not None and not _is_harmless(partial):
         condition, yes, no = chosen
-        return select(condition, scale(partial, yes, known), scale(partial, no, known))
+        return select(condition, scale(partial, yes, known, nested - 1), scale(partial, no, known, nested - 1))
     return _times(partial, tangent, known)
 
 

@@ -25,13 +25,17 @@ def walked(walk: Walk[Result]) -> Result:
     """
     waiting: list[Walk[Any]] = [walk]
     result: Any = None
-    while waiting:
-        try:
-            inner = waiting[-1].send(result)
-        except StopIteration as finished:
-            waiting.pop()
-            result = finished.value
-        else:
-            waiting.append(inner)
-            result = None
-    return result
+    try:
+        while waiting:
+            try:
+                inner = waiting[-1].send(result)
+            except StopIteration as finished:
+                waiting.pop()
+                result = finished.value
+            else:
+                waiting.append(inner)
+                result = None
+        return result
+    finally:
+        while waiting:  # an error ends those that wait for the one that raised it, as it would functions
+            waiting.pop().close()

@@ -49,32 +49,33 @@ def dropped(value: Value, axes: Sequence[int]) -> Value:
     return spread(value.operands[0], tuple(value.shape[i] for i in kept), [kept.index(axis) for axis in value.operation.axes])
 
 
-def factors(value: Value, axes: Sequence[int], opaque: bool) -> tuple[Value | None, list[Factor]]:
+def factors(value: Value, axes: Sequence[int], opaque: bool, depth: int = 12) -> tuple[Value | None, list[Factor]]:
     """Splits a Value into what varies along `axes` (None for 1) and what does not, as steps that put it together again.
 
     The other operands of the steps come with `axes` dropped. (x·f)/l gives (x, [multiply f, divide l]). With `opaque`, what
     the user computed stays whole (a derivative should read it, not take it apart): only what differentiation made is split.
-    Of where(c, x/l, 0) the divisor is that of the whole; where l is 0 or nan, what is left out is nan too.
+    Of where(c, x/l, 0) the divisor is that of the whole; where l is 0 or nan, what is left out is nan too. Products and the rest
+    are looked into for `depth` of them.
     """
     if is_constant_along(value, axes):
         return None, [("multiply", dropped(value, axes))]
-    if opaque and not value.note:
+    if (opaque and not value.note) or not depth:
         return value, []
     if operands := inside(value, "negative"):
-        rest, steps = factors(operands[0], axes, opaque)
+        rest, steps = factors(operands[0], axes, opaque, depth - 1)
         return rest, [*steps, ("negative", None)]
     if operands := inside(value, "multiply"):
-        (a, steps_a), (b, steps_b) = (factors(operand, axes, opaque) for operand in operands)
+        (a, steps_a), (b, steps_b) = (factors(operand, axes, opaque, depth - 1) for operand in operands)
         if steps_a or steps_b:
             return built("multiply", a, b) if a is not None and b is not None else a if b is None else b, [*steps_a, *steps_b]
     if operands := inside(value, "divide"):
-        rest, steps = factors(operands[0], axes, opaque)
+        rest, steps = factors(operands[0], axes, opaque, depth - 1)
         if is_constant_along(operands[1], axes):
             return rest, [*steps, ("divide", dropped(operands[1], axes))]
         if steps and rest is not None:
             return built("divide", rest, operands[1]), steps
     if (operands := inside(value, "where")) and constant_of(operands[2]) == 0:
-        rest, steps = factors(operands[1], axes, opaque)
+        rest, steps = factors(operands[1], axes, opaque, depth - 1)
         if steps and rest is not None:
             return built("where", operands[0], rest, operands[2]), steps
     return value, []
@@ -87,32 +88,35 @@ def put_together(rest: Value, steps: Sequence[Factor]) -> Value:
     return rest
 
 
-def negated(value: Value, depth: int = 3) -> Value | None:
-    """The w of a Value that is visibly -w: a negation, a repetition or a choice (or 0) of one, a product with a negative factor."""
+def negated(value: Value, depth: int = 3, nested: int = 8) -> Value | None:
+    """The w of a Value that is visibly -w: a negation, a repetition or a choice (or 0) of one, a product with a negative factor.
+
+    Products are looked into for a `depth` of them, repetitions and choices for `nested` ones.
+    """
     if operands := inside(value, "negative"):
         return operands[0]
     if isinstance(value.operation, Broadcast):
-        inner = negated(value.operands[0])
+        inner = negated(value.operands[0], nested=nested - 1) if nested else None
         return None if inner is None else apply(value.operation, inner)
     for number, other in numbered(value):
         if number < 0 and value.dtype.is_floating:
             return built("multiply", other, constant(-number, value.dtype, value.shape))
     if operands := inside(value, "where"):
-        return _negated_selection(*operands)
+        return _negated_selection(*operands, nested - 1) if nested else None
     a, b = inside(value, "multiply") or (None, None)
     if a is None or b is None or not depth:
         return None
-    minus_a, minus_b = negated(a, depth - 1), negated(b, depth - 1)
+    minus_a, minus_b = negated(a, depth - 1, nested), negated(b, depth - 1, nested)
     if (minus_a is None) == (minus_b is None):
         return None
     return built("multiply", a if minus_a is None else minus_a, b if minus_b is None else minus_b)
 
 
-def _negated_selection(condition: Value, yes: Value, no: Value) -> Value | None:
+def _negated_selection(condition: Value, yes: Value, no: Value, nested: int) -> Value | None:
     """where(c, w, 0) of where(c, -w, 0), on either side."""
-    if constant_of(no) == 0 and (inner := negated(yes)) is not None:
+    if constant_of(no) == 0 and (inner := negated(yes, nested=nested)) is not None:
         return built("where", condition, inner, no)
-    if constant_of(yes) == 0 and (inner := negated(no)) is not None:
+    if constant_of(yes) == 0 and (inner := negated(no, nested=nested)) is not None:
         return built("where", condition, yes, inner)
     return None
 

@@ -30,6 +30,7 @@ from gradc.rewrites.matching import (
 from gradc.rewrites.rule import DERIVATIVE, REAL, rewrite
 from gradc.structure import Contract, Permute, Reduce
 
+MOST_TERMS = 32  # of a sum that is split: each becomes a reduction of its own
 FOLDS = ("sum", "prod", "max", "min", "any", "all")
 
 
@@ -166,14 +167,22 @@ def split_sum(value: Value) -> Value | None:
     return result
 
 
-def _terms(value: Value, sign: int = 1) -> list[tuple[int, Value]]:
-    """The terms of nested sums and differences, with their signs."""
-    if operands := inside(value, "negative"):
-        return _terms(operands[0], -sign)
-    for name, second in (("add", sign), ("subtract", -sign)):
-        if operands := inside(value, name):
-            return _terms(operands[0], sign) + _terms(operands[1], second)
-    return [(sign, value)]
+def _terms(value: Value) -> list[tuple[int, Value]]:
+    """The terms of nested sums and differences, with their signs; the whole where there are more than MOST_TERMS."""
+    found, waiting = list[tuple[int, Value]](), [(1, value)]
+    while waiting:
+        sign, term = waiting.pop()
+        if operands := inside(term, "negative"):
+            waiting.append((-sign, operands[0]))
+        elif operands := inside(term, "add"):
+            waiting += [(sign, operands[1]), (sign, operands[0])]
+        elif operands := inside(term, "subtract"):
+            waiting += [(-sign, operands[1]), (sign, operands[0])]
+        else:
+            found.append((sign, term))
+        if len(found) + len(waiting) > MOST_TERMS:
+            return [(1, value)]
+    return found
 
 
 @rewrite("permute")
