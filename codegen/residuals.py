@@ -140,16 +140,17 @@ def read_through_outputs(outputs: Sequence[Value], gradients: Sequence[Value]) -
 
 
 def _rounds_product(value: Value) -> bool:
-    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype; for float16 of the product.
+    """Whether a Value is a cast to 16 bits of what is made element by element of a product of that dtype.
 
-    What is made of a product of float16 may be outside of the range of that although the product is not.
+    What the user made of a product of float16 may be outside of the range of that although the product is not. What a rewrite made
+    of one is the user's product.
     """
     if not isinstance(value.operation, Cast) or value.dtype.itemsize != 2 or not value.dtype.is_floating:
         return False
     product = large_product(value.operands[0])
     if product is None or product.dtype != value.dtype:
         return False
-    return value.dtype != types.float16 or _is_seen(value.operands[0], product)
+    return value.dtype != types.float16 or value.operands[0].auxiliary or _is_seen(value.operands[0], product)
 
 
 def _is_seen(value: Value, product: Value) -> bool:

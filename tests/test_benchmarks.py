@@ -276,6 +276,9 @@ class FakeCuda:
 
     current_stream = Stream
 
+    def is_initialized(self):
+        return False
+
     def synchronize(self): ...
 
     def empty_cache(self): ...

@@ -44,6 +44,8 @@ DOMAINS: dict[str, Any] = {
     "real": lambda *_: True,
 }
 TORCH: dict[str, Any] = {
+    "absorbing_divide": torch.divide,
+    "absorbing_multiply": torch.multiply,
     "reciprocal": torch.reciprocal,
     "abs": torch.abs,
     "round": torch.round,

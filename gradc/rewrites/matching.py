@@ -102,7 +102,8 @@ def negated(value: Value, depth: int = 3, nested: int = 8) -> Value | None:
         if number < 0 and value.dtype.is_floating:
             return built("multiply", other, constant(-number, value.dtype, value.shape))
     if operands := inside(value, "where"):
-        return _negated_selection(*operands, nested - 1) if nested else None
+        condition, yes, no = operands
+        return _negated_selection(condition, yes, no, nested - 1) if nested else None
     a, b = inside(value, "multiply") or (None, None)
     if a is None or b is None or not depth:
         return None
